@@ -96,28 +96,27 @@ def zonal(store: Path | str | Sequence[Path | str], polygons: Any, *, group: str
     Example:
         fields = anysat.zonal("area.zarr", "fields.gpkg")
     """
-    given: list[Any] = [store] if isinstance(store, str | Path) or hasattr(store, "dims") else list(store or ())
-    for one in given:
-        if not isinstance(one, str | Path):
-            raise InputError("store of anysat.zonal", "the path of a store, or several", f"a {type(one).__name__}",
-                             'what `anysat.embed` returns must be written first: `data.to_zarr("area.zarr", '
-                             'group="patch")`')  # fmt: skip
-    stores = find_stores(given)
-    table, notes = summarise(prepare(find_alike(stores, group), polygons))
+    table, notes = summarise(prepare(find_alike(find_stores(store), group), polygons))
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return table
 
 
-def find_stores(given: Sequence[Path | str]) -> list[Path]:
-    """Return the paths of stores, each once; for an area in several UTM zones, those of its zones.
+def find_stores(given: Path | str | Sequence[Path | str]) -> list[Path]:
+    """Return the paths of a store or several, each once; for an area in several UTM zones, those of its zones.
 
     Raises:
-        InputError: There are none.
+        InputError: There are none, or one is not a path.
     """
-    if not given:
+    every: list[Any] = [given] if isinstance(given, str | Path) or hasattr(given, "dims") else list(given or ())
+    if not every:
         raise InputError("store", "the path of a store, or several", repr(given))
-    return list(dict.fromkeys(path for one in given for path in zone_stores(Path(one))))
+    for one in every:
+        if not isinstance(one, str | Path):
+            raise InputError("store", "the path of a store, or several", f"a {type(one).__name__}",
+                             'what `anysat.embed` returns must be written first: `data.to_zarr("area.zarr", '
+                             'group="patch")`')  # fmt: skip
+    return list(dict.fromkeys(path for one in every for path in zone_stores(Path(one))))
 
 
 def find_alike(paths: Sequence[Path], group: str | None = None) -> list[StoredGroup]:

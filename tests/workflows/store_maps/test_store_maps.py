@@ -8,6 +8,7 @@ import pandas
 import pytest
 import rasterio
 import shapely
+import xarray
 import zarr
 
 import anysat
@@ -431,6 +432,22 @@ def test_the_commands_write_what_they_say(store, tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"similarity to {tmp_path / 'p.gpkg'} (10 places)" in told
     assert len(geopandas.read_parquet(tmp_path / "s.parquet")) == embeddings()[1].sum()
+
+
+@pytest.mark.parametrize("run", [
+    lambda data, out: anysat.classify(data, points(), "crop", out),
+    lambda data, out: anysat.similar([data], "4.35,50.85", out),
+    lambda data, _: anysat.zonal(data, fields()),
+], ids=["classify", "similar", "zonal"])  # fmt: skip
+def test_embeddings_in_memory_are_refused_with_how_to_write_them(store, tmp_path, run):
+    with pytest.raises(InputError, match=r"the path of a store, or several, got a Dataset; .*to_zarr"):
+        run(xarray.open_zarr(store, group="patch", consolidated=False), tmp_path / "c.tif")
+
+
+def test_a_map_that_is_a_file_is_refused_with_how_to_have_a_store(store, tmp_path, capsys):
+    anysat.classify(store, points(), "crop", tmp_path / "c.tif")
+    assert main(["zonal", str(tmp_path / "c.tif"), "f.gpkg", f"--out={tmp_path / 'z.csv'}"]) == 2
+    assert "c.tif: it is a file, not a Zarr store; give the store that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "message"), [

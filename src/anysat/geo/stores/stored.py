@@ -240,6 +240,9 @@ def _undamaged(path: Path) -> Iterator[None]:
     except SourceError:
         raise
     except DAMAGED as error:
+        if path.is_file():
+            todo = "give the store that the file was made from, or give `--out NAME.zarr` to the command that wrote it"
+            raise SourceError(path, "it is a file, not a Zarr store", todo) from error
         where = _damaged_file(path) or path
         raise SourceError(where, f"it is not a Zarr store, or it is damaged ({told_of(error)})") from error
 

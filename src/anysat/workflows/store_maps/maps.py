@@ -69,9 +69,9 @@ class Stores:
 
         Raises:
             MissingFileError, SourceError, UnknownNameError: A store or group cannot be used.
-            InputError: It holds no embeddings, or the stores are not of one kind.
+            InputError: It is not a path or holds no embeddings, or the stores are not of one kind.
         """
-        paths = find_stores([given] if isinstance(given, str | Path) else given)
+        paths = find_stores(given)
         groups, name = find_alike(paths, group), ", ".join(path.name for path in paths)
         first = groups[0]
         if not first.is_embedding or first.dim is None:
