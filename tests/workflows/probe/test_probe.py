@@ -41,6 +41,28 @@ def test_a_probe_leaves_predictor_scores_and_page(run_task, tmp_path):
         assert word in page
     assert "http" not in re.sub(r"https?://www.w3.org\S*", "", page)
     assert re.search(r"mean IoU +0\.\d+ \(0\.\d+ to 0\.\d+\)", out)
+    assert f"of each class: {folder / 'scores.csv'}" in out
+
+
+def test_the_scores_of_each_class_lie_in_a_table(run_task, tmp_path):
+    words = ["--epochs=1", "--learning-rates=[0.01]", "--report=false"]
+    assert run_task("probe", *world_words(), *words)[0] == 0
+    assert run_task("evaluate", str(tmp_path / "run"), f"--out={tmp_path / 'again.json'}")[0] == 0
+    found = scores_of(tmp_path / "run")
+    for path in (tmp_path / "run" / "scores.csv", tmp_path / "again_scores.csv"):
+        with path.open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["class"] for row in rows] == found["classes"]
+        for number, row in enumerate(rows):
+            assert int(row["support"]) == found["scores"]["test"]["per_class"]["support"][number]
+            counts = [int(row[f"predicted {name}"]) for name in found["classes"]] + [int(row["no prediction"])]
+            assert counts == found["scores"]["test"]["confusion"][number]
+
+
+def test_scores_of_values_have_no_table_of_classes(run_task, tmp_path):
+    words = ["--epochs=1", "--learning-rates=[0.01]", "--report=false"]
+    status, out, _ = run_task("probe", *of_miniature("biomassters"), *words)
+    assert (status, "of each class" in out, (tmp_path / "run" / "scores.csv").exists()) == (0, False, False)
 
 
 def test_a_sweep_leaves_every_setting_at_every_epoch(run_task, tmp_path):

@@ -434,6 +434,46 @@ def test_the_commands_write_what_they_say(store, tmp_path, capsys):
     assert len(geopandas.read_parquet(tmp_path / "s.parquet")) == embeddings()[1].sum()
 
 
+def test_the_scores_of_each_class_are_printed_and_lie_beside_the_map(store, tmp_path):
+    labels = fields()
+    labels.loc[labels.index[::4], "crop"] = "maize"  # some of them wrongly
+    found = anysat.classify(store, labels, "crop", tmp_path / "c.tif", probabilities=True)
+    scores, table = found.facts["scores"], pandas.read_csv(tmp_path / "c_scores.csv")
+    assert tmp_path / "c_scores.csv" in found.files
+    assert list(table["class"]) == list(CLASSES)
+    for name in ("support", "precision", "recall", "f1"):
+        np.testing.assert_allclose(table[name], scores["per_class"][name])
+    np.testing.assert_array_equal(
+        table[[*(f"predicted {name}" for name in CLASSES), "no prediction"]], scores["confusion"]
+    )
+    maize = table.iloc[0]
+    line = f"  {'maize':18} {maize.support:8} {maize.precision:9.3f} {maize.recall:9.3f} {maize.f1:9.3f}"
+    assert line in found.report.splitlines()
+
+
+def test_a_map_without_scores_has_no_table_and_removes_an_older_one(store, tmp_path):
+    anysat.classify(store, points(), "crop", tmp_path / "c.tif")
+    with pytest.raises(OutputExistsError, match="c_scores.csv"):
+        anysat.classify(store, points(), "crop", tmp_path / "c.parquet")
+    found = anysat.classify(store, points(), "crop", tmp_path / "c.tif", block_km=100.0, overwrite=True)
+    assert not (tmp_path / "c_scores.csv").exists()
+    assert all(file.exists() for file in found.files)
+
+
+def test_a_store_and_other_formats_are_written_at_once(store, tmp_path, capsys):
+    points().to_file(tmp_path / "p.gpkg")
+    words = ["classify", str(store), str(tmp_path / "p.gpkg"), "--column=crop", "--probabilities"]
+    assert main([*words, f"--out={tmp_path / 'c.zarr'}", "--also=.tif,.gpkg"]) == 0
+    told = capsys.readouterr().out
+    names = {"c.zarr", "c.tif", "c.tif.aux.xml", "c_probability.tif", "c.gpkg", "c.png", "c_scores.csv"}
+    assert {file.name for file in tmp_path.iterdir()} == names | {"p.gpkg"}
+    assert all(f"wrote {tmp_path / name}" in told for name in names)
+    alone = anysat.classify(store, points(), "crop", tmp_path / "alone.tif")
+    np.testing.assert_array_equal(read(tmp_path / "c.tif"), read(alone.files[0]))
+    anysat.similar(store, points(), tmp_path / "s.zarr", also=[".parquet"])
+    assert len(geopandas.read_parquet(tmp_path / "s.parquet")) == embeddings()[1].sum()
+
+
 @pytest.mark.parametrize("run", [
     lambda data, out: anysat.classify(data, points(), "crop", out),
     lambda data, out: anysat.similar([data], "4.35,50.85", out),
@@ -456,6 +496,9 @@ def test_a_map_that_is_a_file_is_refused_with_how_to_have_a_store(store, tmp_pat
     ("classify a.zarr p.gpkg --column c --out c.csv", "--out: expected a name ending in .zarr, .tif, .parquet or .gpkg"),
     ("classify a.zarr p.gpkg --column c --out c.gpkg --values", "for values"),
     ("classify a.zarr p.gpkg --column c --out c.gpkg --probabilities", "--probabilities: expected false, because"),
+    ("classify a.zarr p.gpkg --column c --out c.tif --also .gpkg", "--also: expected no value with --out c.tif"),
+    ("classify a.zarr p.gpkg --column c --out c.zarr --also .gpkg --values", "--also"),
+    ("similar a.zarr --to p.gpkg --out c.zarr --also .gpkg", "--also"),
     ("similar a.zarr --to p.gpkg --out c.gpkg", "--out: expected a name ending in .zarr, .tif or .parquet"),
     ("similar --to 1,2 --out c.tif", "STORE: expected a value"),
     ("similar a.zarr --out c.tif", "--to"),

@@ -94,6 +94,40 @@ def named(*results: Result, besides: str = "", name: str = "NAME") -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
+ALSO_HELP = (
+    f"Formats to write besides an area's NAME{STORE}: {named(Result.CLASSES, besides=STORE, name='')} (polygons, for "
+    "class maps only); several separated by commas."
+)
+
+
+def formats_of(also: str | None, result: Result) -> list[str]:
+    """Return the suffixes in `--also`.
+
+    Raises:
+        UnknownNameError: No format besides a store can hold the result and has this suffix.
+
+    >>> formats_of(".tif, .gpkg", Result.CLASSES)
+    ['.tif', '.gpkg']
+    """
+    found = [] if also is None else list(dict.fromkeys(word.strip() for word in also.split(",")))
+    known = [suffix for suffix in suffixes(result) if suffix != STORE]
+    for suffix in found:
+        if suffix not in known:
+            raise UnknownNameError("--also", suffix, known)
+    return found
+
+
+def check_also(also: str | None, out: str | Path, result: Result) -> None:
+    """Check that formats that can hold the result are only added to a store.
+
+    Raises:
+        UnknownNameError: See `formats_of`.
+        RecordError: The output is no store.
+    """
+    if formats_of(also, result) and Path(out).suffix not in ("", STORE):
+        raise RecordError("--also", also, f"no value with --out {Path(out).name}; it needs --out NAME{STORE}")
+
+
 def check_output(option: str, out: str | Path, *results: Result, may_lack: bool = False, because: str = "") -> None:
     """Check that the suffix of an output is that of a format that can hold one of these results.
 

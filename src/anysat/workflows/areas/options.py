@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
-from anysat.errors import RecordError, UnknownNameError
-from anysat.geo.write.outputs import STORE, Result, named, suffixes
+from anysat.errors import RecordError
+from anysat.geo.write.outputs import ALSO_HELP, STORE, Result, formats_of
 
 _ADDRESS = re.compile(r"inproc://\S+|(\w+://)?[^/\s]+:\d+/?")
 
@@ -33,13 +33,7 @@ class AreaOptions:
     training tiles if `anysat predict` answers once per window."""
     overlap: float = 0.25
     """Share of a window's side that neighbouring windows have in common; there, their results are blended."""
-    also: str | None = field(
-        default=None,
-        metadata={
-            "help": f"Formats to write besides an area's NAME{STORE}: {named(Result.CLASSES, besides=STORE, name='')} "
-            "(polygons, for class maps only); several separated by commas."
-        },
-    )
+    also: str | None = field(default=None, metadata={"help": ALSO_HELP})
     """Formats to write besides a store."""
     memory_gb: float = 4.0
     """Memory limit for an area, in gigabytes; the sizes of shards and blocks are chosen to fit."""
@@ -53,10 +47,7 @@ class AreaOptions:
     """Kind of result."""
 
     def __post_init__(self) -> None:
-        known = [suffix for suffix in suffixes(self.made) if suffix != STORE]
-        for suffix in self.formats:
-            if suffix not in known:
-                raise UnknownNameError("--also", suffix, known)
+        formats_of(self.also, self.made)
         if self.readers < 1:
             raise RecordError("--readers", self.readers, "one or more")
         if self.scheduler is not None and not _ADDRESS.fullmatch(self.scheduler):
@@ -73,7 +64,7 @@ class AreaOptions:
     @property
     def formats(self) -> list[str]:
         """Suffixes of the formats to write besides a store."""
-        return [] if self.also is None else [word.strip() for word in self.also.split(",")]
+        return formats_of(self.also, self.made)
 
     @property
     def asked_of_area(self) -> list[str]:
@@ -92,8 +83,3 @@ class AreaOptions:
         why = f"because of {', '.join(asked)}" if asked else "because it is too large for a tile"
         is_alone = Path(out).suffix in ("", STORE) and ".tif" not in self.formats
         return f"treated as an area {why}" + ("; add --also .tif for GeoTIFF" if is_alone else "")
-
-    def check_also(self, out: str) -> None:
-        """Check that formats are only added to a store."""
-        if self.also is not None and Path(out).suffix not in ("", STORE):
-            raise RecordError("--also", self.also, f"no value with --out {Path(out).name}; it needs --out NAME{STORE}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anysat.choices import check_choices
 from anysat.errors import LargeGroundError, RecordError
-from anysat.geo.write.outputs import STORE, Result, check_output, named, suffixes
+from anysat.geo.write.outputs import STORE, Result, check_also, check_output, named, suffixes
 from anysat.model.precision import AnyPrecision
 from anysat.workflows.areas.options import AreaOptions
 
@@ -92,7 +92,7 @@ class EmbedConfig(AreaOptions):
         if not (math.isfinite(self.patch_size_m) and self.patch_size_m > 0):
             raise RecordError("--patch-size-m", self.patch_size_m, "a positive number of metres")
         super().__post_init__()
-        self.check_also(self.out)
+        check_also(self.also, self.out, self.made)
 
     @property
     def weights_file(self) -> list[str]:

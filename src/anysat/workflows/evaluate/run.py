@@ -30,6 +30,7 @@ from anysat.workflows.supervised.config import LabelledData, SupervisedConfig
 from anysat.workflows.supervised.data import open_data, place_of
 from anysat.workflows.supervised.folds import FOLDS, intervals_of, spread_of
 from anysat.workflows.supervised.parts import all_versions, described, known_weights
+from anysat.workflows.supervised.sheets import class_table, class_table_of
 from anysat.workflows.supervised.text import paper_line, score_lines, spread_lines, tiles_told
 
 
@@ -59,6 +60,8 @@ def evaluate_run(config: EvaluateConfig) -> Answer:
         lines = [*spread_lines(content), *paper]
     if config.out is not None:
         write_output(Path(config.out), to_json(content))
+        if "classes" in content and (table := class_table(content["scores"], content["classes"])) is not None:
+            write_output(class_table_of(Path(config.out)), table)
     return Answer("\n".join(lines))
 
 
@@ -99,6 +102,7 @@ def _scored(config: EvaluateConfig, run: Path) -> tuple[dict[str, Any], list[str
     sheet = described(over_blocks(found, places, tiles, config.block_km), unit_of(config.block_km))
     content: dict[str, Any] = {
         "run": str(run), "split": split, "crop_m": config.crop_m, "precision": precision, "scores": sheet,
+        "classes": list(predictor.task.target.classes),
         "selected_on": predictor.provenance.get("selected_on"), "seed": predictor.provenance.get("seed"),
         "weights": known_weights(predictor.encoder), "data": fingerprint(tiles), "config": options,
         "versions": all_versions(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from anysat.choices import check_choices
 from anysat.errors import InputError, LargeGroundError, RecordError
-from anysat.geo.write.outputs import Result, check_output, named, suffixes
+from anysat.geo.write.outputs import Result, check_also, check_output, named, suffixes
 from anysat.model.precision import AnyPrecision, find_device
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.options import AreaOptions
@@ -76,7 +76,7 @@ class PredictConfig(AreaOptions):
         if self.crop_m is not None and (self.is_area or not self.crop_m > 0):
             raise RecordError("--crop-m", self.crop_m, "a length above 0, for a tile; for an area, use --overlap")
         super().__post_init__()
-        self.check_also(self.out)
+        check_also(self.also, self.out, self.made)
 
     @property
     def asked_of_area(self) -> list[str]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from anysat.errors import RecordError
-from anysat.geo.write.outputs import STORE, Result, check_output, named, suffixes
+from anysat.geo.write.outputs import (
+    ALSO_HELP,
+    STORE,
+    Result,
+    check_also,
+    check_output,
+    formats_of,
+    named,
+    suffixes,
+)
 from anysat.workflows.answer import Answer
 
 
@@ -22,10 +31,17 @@ class StoreMapOptions:
     )
     out: str = field(metadata={"help": f"Map to write: {named(Result.AREA)}; a picture NAME.png is written beside it."})
     """Map to write."""
+    also: str | None = field(default=None, metadata={"help": ALSO_HELP})
+    """Formats to write besides a store."""
     group: str | None = None
     """Which embeddings of the store, such as dense; null for those of patches."""
     overwrite: bool = False
     """Replace existing outputs."""
+
+    @property
+    def formats(self) -> list[str]:
+        """Suffixes of the formats to write besides a store."""
+        return formats_of(self.also, Result.CLASSES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +61,7 @@ class SimilarConfig(StoreMapOptions):
 
     def __post_init__(self) -> None:
         check_output("--out", self.out, Result.AREA)
+        check_also(self.also, self.out, Result.AREA)
 
 
 def similar(config: SimilarConfig) -> Answer:
@@ -59,7 +76,7 @@ def similar(config: SimilarConfig) -> Answer:
     from anysat.workflows.store_maps import similarity
 
     found = similarity.similar(config.store, config.to, config.out, unlike=config.unlike, group=config.group,
-                        overwrite=config.overwrite, bar=progress_bar)  # fmt: skip
+                        also=config.formats, overwrite=config.overwrite, bar=progress_bar)  # fmt: skip
     return Answer(found.report)
 
 
@@ -99,18 +116,20 @@ class ClassifyConfig(StoreMapOptions):
             object.__setattr__(self, "store", self.store[:-1])
         if not self.store:
             raise RecordError("SAMPLES", None, f"a value, after one STORE or more, such as area{STORE} samples.gpkg")
-        check_options(self.out, values=self.values, probabilities=self.probabilities)
+        check_options(self.out, self.also, values=self.values, probabilities=self.probabilities)
 
 
-def check_options(out: str, *, values: bool, probabilities: bool) -> None:
-    """Check that the output can hold the result.
+def check_options(out: str, also: str | None, *, values: bool, probabilities: bool) -> None:
+    """Check that the output and the formats besides it can hold the result.
 
     Raises:
-        RecordError: It cannot, or values are to have probabilities.
+        UnknownNameError: There is no such format for the result.
+        RecordError: The output cannot, or values are to have probabilities.
     """
     if values:
         check_output("--out", out, Result.AREA, because=", for values")
     check_output("--out", out, Result.CLASSES)
+    check_also(also, out, Result.AREA if values else Result.CLASSES)
     if probabilities and (values or not out.endswith(suffixes(Result.AREA))):
         raise RecordError("--probabilities", True, "false, because values and polygons have none")
 
@@ -128,7 +147,7 @@ def classify(config: ClassifyConfig) -> Answer:
 
     found = classes.classify(
         config.store, config.samples, config.column, config.out, values=config.values, dates=config.dates,
-        probabilities=config.probabilities, block_km=config.block_km, group=config.group, overwrite=config.overwrite,
-        bar=progress_bar,
+        probabilities=config.probabilities, block_km=config.block_km, group=config.group,
+        also=config.formats, overwrite=config.overwrite, bar=progress_bar,
     )  # fmt: skip
     return Answer(found.report)

@@ -19,6 +19,7 @@ from anysat.workflows.store_maps.labels import Labelled, read_labelled
 from anysat.workflows.store_maps.maps import Bar, Mapped, MapPlan, Stores, no_bar, write_maps
 from anysat.workflows.supervised.config import BLOCK_KM
 from anysat.workflows.supervised.parts import described
+from anysat.workflows.supervised.sheets import class_lines, class_table, class_table_of
 from anysat.workflows.supervised.text import FIGURES, intervals_told, with_interval
 
 _SHOWN = ("balanced_accuracy", "accuracy", "f1_macro", "rmse", "mae", "bias", "r2")
@@ -29,7 +30,7 @@ _MISTAKES = 5
 def classify(
     store: Path | str | Sequence[Path | str], samples: Any, column: str, out: Path | str, *, values: bool = False,
     probabilities: bool = False, dates: str | None = None, block_km: float | None = None, group: str | None = None,
-    overwrite: bool = False, bar: Bar = no_bar,
+    also: Sequence[str] = (), overwrite: bool = False, bar: Bar = no_bar,
 ) -> Mapped:  # fmt: skip
     """Fit a simple model to labelled points or polygons on a store, score it over blocks of ground, and write a map.
 
@@ -49,23 +50,27 @@ def classify(
         dates: Days in which the labels hold, FIRST/LAST; None if they hold in all periods.
         block_km: Side of the blocks; None chooses the largest, up to 10, with which every class lies in enough blocks.
         group: Name of the group; None for the embeddings of patches.
+        also: Suffixes of the formats to write besides NAME.zarr, such as [".tif", ".gpkg"].
         overwrite: Replace existing files.
         bar: Shows progress.
 
     Returns:
         The files and the report. Its facts are classes, penalty, block size, and scores with intervals; None if there
-        is only one block, or fewer than two classes lie in several.
+        is only one block, or fewer than two classes lie in several. The scores of each class and the confusion matrix
+        are also in NAME_scores.csv.
 
     Raises:
         MissingFileError, SourceError, UnknownNameError, InputError, RecordError: A store or the samples cannot be used.
         WriteError: An output exists or cannot be written. Nothing is left behind.
     """
-    check_options(str(out), values=values, probabilities=probabilities)
+    check_options(str(out), ",".join(also) or None, values=values, probabilities=probabilities)
     with alone_at(Path(out)):
         stores = Stores.open(store, group)
 
         def plan(classes: Sequence[str]) -> MapPlan:
-            return MapPlan(stores=stores, out=Path(out), layers=_layers(column, classes, values, probabilities))
+            layers = _layers(column, classes, values, probabilities)
+            beside = () if values else (class_table_of(Path(out)),)
+            return MapPlan(stores=stores, out=Path(out), layers=layers, also=also, beside=beside)
 
         plan(()).check([samples], overwrite=overwrite)
         labelled = read_labelled(stores, samples, column, values=values, dates=dates, block_km=block_km)
@@ -78,7 +83,9 @@ def classify(
                  "block_km": labelled.block_km, "scores": scores}  # fmt: skip
         counts = np.zeros(max(1, len(labelled.classes)), np.int64)
         compute = _compute(model, counts, probabilities=probabilities, is_values=values)
-        files = write_maps(planned, compute, facts, overwrite=overwrite, bar=bar)
+        table = class_table(scores, labelled.classes)
+        files = write_maps(planned, compute, facts, overwrite=overwrite, bar=bar,
+                           texts={} if table is None else {class_table_of(Path(out)): table})  # fmt: skip
     lines = [
         f"{stores.groups[0].name} of {stores.name}: {labelled.lines[0]}", *labelled.lines[1:],
         *_score_lines(checked, scores, labelled), *_map_lines(counts, labelled.classes),
@@ -128,6 +135,7 @@ def _score_lines(checked: Checked, scores: Mapping[str, Any] | None, labelled: L
              f"{checked.penalty:g}, {chosen}); 95 % intervals:"]  # fmt: skip
     lines += [f"  {FIGURES[name]:18} {with_interval(scores, name)}" for name in _SHOWN if name in scores["figures"]]
     if labelled.classes:
+        lines += class_lines(scores, labelled.classes)
         lines.append(_mistakes(np.array(scores["confusion"])[:, :-1], labelled.classes))
     if km < BLOCK_KM:
         lines.append(f"blocks of {km:g} km are small, because labels lie close together: further away, scores may be "

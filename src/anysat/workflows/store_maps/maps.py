@@ -110,6 +110,10 @@ class MapPlan:
     out: Path
     layers: Mapping[str, Mapping[str, Any]]
     """For each layer, the main one first, further fields of its `Layout`."""
+    also: Sequence[str] = ()
+    """Suffixes of the formats to write besides a store."""
+    beside: Sequence[Path] = ()
+    """Texts to write with the map of the first store."""
 
     def layouts(self, group: StoredGroup) -> list[Layout]:
         """Return the layouts of a map: the grid and the shards of the store."""
@@ -127,20 +131,23 @@ class MapPlan:
         zone = re.search(r"-(utm\d+[ns])$", stem)
         return self.out.with_stem(f"{self.out.stem}-{zone[1] if zone else stem}")
 
-    def exports(self, number: int) -> dict[Layout, tuple[Path, tuple[Path, ...]]]:
-        """Return, for each layer that is exported for a store, the output and its files."""
-        out = self.output(number)
-        found: dict[Layout, tuple[Path, tuple[Path, ...]]] = {}
-        for layout in self.layouts(self.stores.groups[number]) if out.suffix != STORE else ():
-            path = out.with_stem(f"{out.stem}_{layout.name}") if found else out
-            found[layout] = path, find_export(out.suffix).files(Content.planned(layout, self.stores.periods), path)
+    def exports(self, number: int) -> list[tuple[Layout, Path, tuple[Path, ...]]]:
+        """Return the layers that are exported for a store, each with the output and its files."""
+        out, layouts = self.output(number), self.layouts(self.stores.groups[number])
+        found = []
+        for suffix in self.also if out.suffix == STORE else (out.suffix,):
+            for layout in layouts:
+                path = out.with_name(f"{out.stem}{'' if layout is layouts[0] else f'_{layout.name}'}{suffix}")
+                if files := find_export(suffix).files(Content.planned(layout, self.stores.periods), path):
+                    found.append((layout, path, files))
         return found
 
     def finals(self, number: int) -> list[Path]:
         """Return all outputs for a store."""
         out = self.output(number)
         own = [out, catalog_of(out)] if out.suffix == STORE else []  # the catalog of an older map goes
-        return [*own, *(file for _, files in self.exports(number).values() for file in files), picture_of(out)]
+        exported = (file for _, _, files in self.exports(number) for file in files)
+        return [*own, *exported, picture_of(out), *(self.beside if number == 0 else ())]
 
     def check(self, shapes: Sequence[Any], *, overwrite: bool) -> None:
         """Check that the outputs are free and apart from the inputs, the stores and files of shapes.
@@ -158,7 +165,8 @@ class MapPlan:
 
 
 def write_maps(
-    plan: MapPlan, compute: Compute, told: Mapping[str, Any], *, overwrite: bool, bar: Bar
+    plan: MapPlan, compute: Compute, told: Mapping[str, Any], *, overwrite: bool, bar: Bar,
+    texts: Mapping[Path, str] | None = None,
 ) -> tuple[Path, ...]:  # fmt: skip
     """Compute the maps of all stores and write them, with a picture each. Memory holds about a shard of the map.
 
@@ -168,6 +176,10 @@ def write_maps(
         told: Provenance, as plain values; what is known of the store is added.
         overwrite: Replace existing outputs.
         bar: Shows progress.
+        texts: The content of those `MapPlan.beside` that there are.
+
+    Returns:
+        The files that were written.
 
     Raises:
         WriteError: An output exists or cannot be written. Nothing is left behind of that store.
@@ -183,11 +195,13 @@ def write_maps(
                 is_kept = out.suffix == STORE  # else it is hidden, and goes with the folder
                 name = out.name if is_kept else f".{out.stem}{STORE}"
                 store = _computed(plan, group, folder / name, compute, told_of, advance)
-                for layout, (file, _) in plan.exports(number).items():
+                for layout, file, _ in plan.exports(number):
                     export(store, folder / file.name, group=layout.name)
                 title = f"{out.name}, from {group.name} of {path.name}"
                 save_picture(area_figure(store, title), folder / picture_of(out).name, out.name)
-            written += [file for file in plan.finals(number) if file != catalog_of(out)]
+                for file, text in (texts or {}).items() if number == 0 else ():
+                    (folder / file.name).write_text(text, "utf-8")
+            written += [file for file in plan.finals(number) if file.exists()]
     return tuple(written)
 
 

@@ -14,7 +14,7 @@ from anysat.errors import InputError, RecordError
 from anysat.geo.claims import alone_at
 from anysat.geo.overlap import seen_before
 from anysat.geo.parcels import place_parcels
-from anysat.geo.write.outputs import Result, check_output
+from anysat.geo.write.outputs import Result, check_also, check_output
 from anysat.geo.zonal import Asked, read_shapes, summarise
 from anysat.workflows.store_maps.maps import Bar, Mapped, MapPlan, Stores, no_bar, seen_parts, write_maps
 
@@ -24,7 +24,7 @@ _BINS = np.linspace(-2, 2, 4001)
 
 def similar(
     store: Path | str | Sequence[Path | str], to: Any, out: Path | str, *, unlike: Any = None, group: str | None = None,
-    overwrite: bool = False, bar: Bar = no_bar,
+    also: Sequence[str] = (), overwrite: bool = False, bar: Bar = no_bar,
 ) -> Mapped:  # fmt: skip
     """Write a map of how similar every patch of a store is to given places.
 
@@ -40,6 +40,7 @@ def similar(
         out: NAME.tif (float32, NaN where nothing was seen), NAME.zarr, or NAME.parquet with a row per patch.
         unlike: Places whose similarity is subtracted.
         group: Name of the group; None for the embeddings of patches.
+        also: Suffixes of the formats to write besides NAME.zarr, such as [".tif"].
         overwrite: Replace existing files.
         bar: Shows progress.
 
@@ -51,10 +52,11 @@ def similar(
         WriteError: An output exists or cannot be written. Nothing is left behind.
     """
     check_output("--out", out, Result.AREA)
+    check_also(",".join(also) or None, out, Result.AREA)
     with alone_at(Path(out)):
         stores = Stores.open(store, group)
         layers = {LAYER: {"variable_attributes": {"long_name": "cosine similarity of centred embeddings"}}}
-        plan = MapPlan(stores=stores, out=Path(out), layers=layers)
+        plan = MapPlan(stores=stores, out=Path(out), layers=layers, also=also)
         plan.check([to, unlike], overwrite=overwrite)
         wanted = [_Places.of(stores, one) for one in (to, unlike) if one is not None]
         centre = _means(stores, bar)

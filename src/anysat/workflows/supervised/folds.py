@@ -25,7 +25,7 @@ from anysat.workflows.kept import FOLDS_FILE
 from anysat.workflows.supervised.answers import join_answers
 from anysat.workflows.supervised.data import open_data
 from anysat.workflows.supervised.folds_report import write_folds_report
-from anysat.workflows.supervised.parts import SCORES
+from anysat.workflows.supervised.sheets import SCORES
 from anysat.workflows.supervised.text import NOTHING, paper_line, spread_lines
 
 FOLDS = FOLDS_FILE

@@ -39,9 +39,9 @@ from anysat.workflows.ground_blocks import Places, over_blocks, unit_of
 from anysat.workflows.progress import progress_bar, say
 from anysat.workflows.supervised.config import SupervisedConfig
 from anysat.workflows.supervised.data import OpenData
+from anysat.workflows.supervised.sheets import SCORES, write_scores
 from anysat.workflows.supervised.text import summary
 
-SCORES = "scores.json"
 MOST_STATISTICS_TILES = 2000
 COMPUTED = "computed from the training split"
 """Where statistics come from if none were known."""
@@ -327,7 +327,7 @@ def finish(run: Path, config: SupervisedConfig, data: OpenData, predictor: Predi
     sides = sides_m(data.train)
     predictor.tile_m = sides[0] if len(sides) == 1 else None
     predictor.save(run / PREDICTOR_FILE)
-    write_whole(run / SCORES, to_json(found))
+    write_scores(run, found)
     told = summary(json.loads((run / SCORES).read_text()), run, type(config))
     if config.report:
         from anysat.workflows.supervised.report import write_report

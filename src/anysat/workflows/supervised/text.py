@@ -9,6 +9,7 @@ from typing import Any
 from anysat.errors import some
 from anysat.workflows.supervised.config import SupervisedConfig
 from anysat.workflows.supervised.experiments import PAPER, RECOMMENDED
+from anysat.workflows.supervised.sheets import CLASS_SCORES, SCORES
 
 FIGURES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1",
@@ -37,9 +38,10 @@ def summary(found: Mapping[str, Any], run: Path, kind: type[SupervisedConfig]) -
         chosen += f": {title} {with_interval(found['scores']['val'], found['primary'])}"
     tiles = tiles_told(test, "test tiles")
     head = f"{found['head']} head, {found['head_parameters']:,} parameters"
+    beside = f"; of each class: {run / CLASS_SCORES}" if test["per_class"] else ""
     return "\n".join(
         [f"{found['target']} in {tiles} ({head}; {chosen})", *lines, *_patch_lines(found), *_dense_lines(found),
-         *_unseen_lines(found), *_edge_lines(found), *_start_lines(found), f"scores: {run / 'scores.json'}"]
+         *_unseen_lines(found), *_edge_lines(found), *_start_lines(found), f"scores: {run / SCORES}{beside}"]
     )  # fmt: skip
 
 
