@@ -36,6 +36,7 @@ COMMANDS = {
     "zonal": ("anysat.workflows.zonal", "ZonalConfig", "zonal"),
     "similar": ("anysat.workflows.store_maps", "SimilarConfig", "similar"),
     "classify": ("anysat.workflows.store_maps", "ClassifyConfig", "classify"),
+    "export": ("anysat.workflows.export", "ExportConfig", "export"),
     "weights convert": ("anysat.workflows.weights", "ConvertConfig", "convert"),
     "weights inspect": ("anysat.workflows.weights", "InspectConfig", "inspect"),
     "datasets list": ("anysat.workflows.datasets", "ListConfig", "list_datasets"),

@@ -17,7 +17,7 @@ GIVEN = "s2=a.nc --patch-size-m 20 --weights nano --out"
 @pytest.mark.parametrize("words", [
     f"embed {GIVEN} out/x.zarr --dates 2020-01-01/2020-12-31", f"embed {GIVEN} out/x", f"embed {GIVEN} out/x.tif",
     "embed --update out/x.zarr", "zonal a.zarr f.gpkg --out out/x.gpkg", "similar a.zarr --to 1,2 --out out/x.tif",
-    "classify a.zarr f.gpkg --column a --out out/x.tif", "datasets embed world data --out out/x.parquet",
+    "classify a.zarr f.gpkg --column a --out out/x.tif", "export a.zarr --out out/x.tif", "datasets embed world data --out out/x.parquet",
     "datasets predict run world data --out out/x.parquet", "datasets predict run world data --out out/x", "predict run s2=a.nc --out out/x.tif", "predict run s2=a.nc --out out/x.zarr",
 ])  # fmt: skip
 def test_the_second_of_two_is_refused_before_anything_is_read(words, tmp_path, monkeypatch, capsys):
