@@ -133,7 +133,7 @@ def read_table(path: Path, layer: str | None = None, otherwise: str = "") -> Any
     except AnySatError:
         raise
     except (OSError, ValueError, RuntimeError, AttributeError, ShapelyError) as error:
-        raise SourceError(path, f"it cannot be read ({str(error).splitlines()[0]})",
+        raise SourceError(path, f"it cannot be read ({str(error).splitlines()[0].partition('; It might')[0]})",
                           f"give GeoJSON, GeoPackage, Shapefile or GeoParquet{otherwise}") from error  # fmt: skip
 
 

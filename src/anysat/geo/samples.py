@@ -66,13 +66,21 @@ def choose_patches(groups: Sequence[StoredGroup], placed: Sequence[Parcels], mos
 
 
 def _first(parts: Sequence[Patches], most: int) -> Patches:
-    """Return at most `most` patches: the first of every shape in a fixed random order, then the second, and so on."""
+    """Return at most `most` patches, in order (`drawn`)."""
     every = Patches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    if len(every.row) > most:
-        every = every.where(np.lexsort((_mixed(every), every.shape)))
-        turn = np.arange(len(every.row)) - np.searchsorted(every.shape, every.shape)
-        every = every.where(np.lexsort((_mixed(every), turn))[:most])
+    every = every.where(drawn(every, most))
     return every.where(np.lexsort((every.col, every.row, every.store, every.shape)))
+
+
+def drawn(patches: Patches, most: int) -> NDArray[np.int64]:
+    """Return the indices of at most `most` patches, in a fixed random order and evenly over the shapes."""
+    mixed = _mixed(patches)
+    order = np.lexsort((mixed, patches.shape))
+    if len(order) > most:
+        shape = patches.shape[order]
+        turn = np.arange(len(order)) - np.searchsorted(shape, shape)
+        order = order[np.lexsort((mixed[order], turn))[:most]]
+    return order
 
 
 def _mixed(patches: Patches) -> NDArray[np.uint64]:

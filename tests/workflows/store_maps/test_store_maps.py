@@ -10,10 +10,11 @@ import rasterio
 import shapely
 import xarray
 import zarr
+from rasterio.vrt import WarpedVRT
 
 import anysat
 from anysat.cli import main
-from anysat.errors import AnySatError, InputError, OutputExistsError, RecordError, UnknownNameError
+from anysat.errors import AnySatError, InputError, MissingFileError, OutputExistsError, RecordError, UnknownNameError
 from anysat.geo.parcels import place_parcels
 from anysat.geo.samples import choose_patches
 from anysat.geo.stores.layout import Layout
@@ -24,7 +25,7 @@ from anysat.geo.zonal import find_alike, read_shapes
 from anysat.modalities import MODALITIES
 from anysat.workflows.store_maps.labels import read_labelled
 from anysat.workflows.store_maps.maps import Stores
-from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc
+from geo_builders import LEFT, SOUTH, TOP, cube, geobox, write_nc, write_tif
 from store_builders import GRID, PERIODS, begin, facts, finished
 
 DIM, SIDE = 12, 24
@@ -474,6 +475,71 @@ def test_a_store_and_other_formats_are_written_at_once(store, tmp_path, capsys):
     assert len(geopandas.read_parquet(tmp_path / "s.parquet")) == embeddings()[1].sum()
 
 
+def raster(path, numbers, *, gsd_m=20.0, crs=None, nodata=0):
+    """A GeoTIFF of numbers (row col) or (band row col) on the ground of the store."""
+    planes = np.atleast_3d(numbers.T).T
+    write_tif(path, planes, geobox(planes.shape[1:], gsd_m, left=LEFT, crs=SOUTH), nodata=nodata)
+    if crs is not None:
+        with rasterio.open(path) as file, WarpedVRT(file, crs=crs) as warped:
+            told, planes = warped.profile | {"driver": "GTiff"}, warped.read()
+        with rasterio.open(path, "w", **told) as file:
+            file.write(planes)
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"gsd_m": 10.0}, {"crs": "EPSG:4326"}], ids=["same", "finer", "degrees"])
+def test_a_raster_of_labels_is_mapped_right_and_by_its_own_numbers(store, tmp_path, options):
+    labels = np.where(ground() == 1, 20, 10).astype(np.uint8)
+    labels[:, 16:] = 0  # without label
+    labels = np.kron(labels, np.ones((2, 2), np.uint8)) if "gsd_m" in options else labels
+    path = raster(tmp_path / "labels.tif", labels, **options)
+    found = anysat.classify(store, path, None, tmp_path / "c.tif")
+    valid = embeddings()[1]
+    np.testing.assert_array_equal(read(tmp_path / "c.tif"), np.where(valid, np.where(ground() == 1, 20, 10), 255))
+    assert found.facts["classes"] == ["10", "20"]
+    if "crs" not in options:
+        assert found.facts["num_samples"] == valid[:, :16].sum()
+        assert f"samples of '{path}' at {valid[:, :16].sum()} patches: 10 " in found.report
+
+
+def test_of_a_large_raster_patches_are_drawn_evenly_over_classes(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("anysat.workflows.store_maps.labels.MOST", 60)
+    labels = np.ones((SIDE, SIDE), np.uint8)
+    labels[:2, :10] = 2
+    found = anysat.classify(store, raster(tmp_path / "labels.tif", labels), None, tmp_path / "c.tif")
+    assert "1 40, 2 20" in found.report
+    assert f"60 of {embeddings()[1].sum()} labelled patches drawn, evenly over classes" in found.report
+
+
+def test_a_raster_of_values_is_mapped(store, tmp_path):
+    heights = np.where(ground() == 1, 7.5, 2.5).astype(np.float32)
+    path = raster(tmp_path / "h.tif", heights, nodata=np.nan)
+    anysat.classify(store, path, None, tmp_path / "c.tif", values=True)
+    valid = embeddings()[1]
+    assert np.abs(read(tmp_path / "c.tif") - heights)[valid].mean() < 0.5
+    with pytest.raises(InputError, match=r"h.tif: expected classes: whole numbers, got [27].5; for a map of values"):
+        anysat.classify(store, path, None, tmp_path / "d.tif")
+
+
+def test_a_raster_gives_ground_in_several_stores_once(store, tmp_path):
+    twice = write(tmp_path / "b.zarr")
+    path = raster(tmp_path / "labels.tif", (ground() + 1).astype(np.uint8))
+    found = anysat.classify([store, twice], path, None, tmp_path / "c.tif")
+    assert found.facts["num_samples"] == embeddings()[1].sum()
+
+
+def test_a_raster_elsewhere_or_of_several_bands_is_refused(store, tmp_path):
+    path = raster(tmp_path / "labels.tif", np.zeros((SIDE, SIDE), np.uint8))
+    with pytest.raises(InputError, match="labels on ground that a.zarr has seen, got none; check"):
+        anysat.classify(store, path, None, tmp_path / "c.tif")
+    raster(path, np.ones((2, SIDE, SIDE), np.uint8))
+    with pytest.raises(AnySatError, match="it has 2 bands, expected one"):
+        anysat.classify(store, path, None, tmp_path / "c.tif")
+    with pytest.raises(MissingFileError, match="none.tif"):
+        anysat.classify(store, tmp_path / "none.tif", None, tmp_path / "c.tif")
+    assert not (tmp_path / "c.tif").exists()
+
+
 @pytest.mark.parametrize("run", [
     lambda data, out: anysat.classify(data, points(), "crop", out),
     lambda data, out: anysat.similar([data], "4.35,50.85", out),
@@ -492,7 +558,8 @@ def test_a_map_that_is_a_file_is_refused_with_how_to_have_a_store(store, tmp_pat
 
 @pytest.mark.parametrize(("words", "message"), [
     ("classify a.zarr --column c --out c.tif", "SAMPLES: expected a value, after one STORE or more"),
-    ("classify a.zarr p.gpkg --out c.tif", "column"),
+    ("classify a.zarr p.gpkg --out c.tif", "--column: expected the column of SAMPLES with the class, got None"),
+    ("classify a.zarr p.tif --column c --out c.tif", "--column: expected null, because a raster has no columns"),
     ("classify a.zarr p.gpkg --column c --out c.csv", "--out: expected a name ending in .zarr, .tif, .parquet or .gpkg"),
     ("classify a.zarr p.gpkg --column c --out c.gpkg --values", "for values"),
     ("classify a.zarr p.gpkg --column c --out c.gpkg --probabilities", "--probabilities: expected false, because"),

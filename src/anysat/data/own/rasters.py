@@ -27,12 +27,25 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
         SourceError: The raster cannot be read, has several bands or no georeference, or lies elsewhere; or its size is
             not that of a grid without a reference system.
     """
+    if geobox.crs is not None and not _overlaps(path, geobox):
+        raise SourceError(path, "it does not overlap the imagery of its tile", "check its georeference")
+    return _read(path, geobox)
+
+
+def read_nearest_if_met(path: Path, geobox: GeoBox) -> NDArray[np.float64] | None:
+    """Read like `read_nearest`, or return None if the raster lies elsewhere.
+
+    Raises:
+        SourceError: The raster cannot be read, has several bands or no georeference.
+    """
+    return _read(path, geobox) if _overlaps(path, geobox) else None
+
+
+def _read(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
     import rasterio
     from rasterio.enums import ColorInterp
     from rasterio.errors import NotGeoreferencedWarning
 
-    if geobox.crs is not None:
-        _check_overlaps(path, geobox)
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         file = rasterio.open(path, driver="GTiff")
@@ -57,14 +70,13 @@ def read_nearest(path: Path, geobox: GeoBox) -> NDArray[np.float64]:
         return found
 
 
-def _check_overlaps(path: Path, geobox: GeoBox) -> None:
+def _overlaps(path: Path, geobox: GeoBox) -> bool:
     own = read_geobox(path)
     if own is None:
         raise SourceError(path, "it has no georeference", "write one into the file, so that its place is known")
     x, y = boundary_in(geobox, CRS(own.crs))
     box = own.boundingbox
-    if x.max() <= box.left or x.min() >= box.right or y.max() <= box.bottom or y.min() >= box.top:
-        raise SourceError(path, "it does not overlap the imagery of its tile", "check its georeference")
+    return bool(x.max() > box.left and x.min() < box.right and y.max() > box.bottom and y.min() < box.top)
 
 
 def _nearest(file: Any, band: int, geobox: GeoBox) -> NDArray[np.float64]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from anysat.errors import RecordError
 from anysat.geo.write.outputs import (
@@ -16,6 +18,9 @@ from anysat.geo.write.outputs import (
     suffixes,
 )
 from anysat.workflows.answer import Answer
+
+RASTERS = (".tif", ".tiff")
+"""Suffixes of rasters of labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +95,12 @@ class ClassifyConfig(StoreMapOptions):
             "positional": "SAMPLES",
             "optional": True,
             "help": "Labelled points or polygons: a GeoPackage, GeoJSON, Shapefile or GeoParquet file, in any "
-            "reference system. A point takes the patch in which it lies, a polygon the patches mostly inside it.",
+            "reference system. A point takes the patch in which it lies, a polygon the patches mostly inside it. Or a "
+            "GeoTIFF with one band of classes: a patch has the label of the pixel in its middle.",
         },
     )
-    column: str
-    """Column of SAMPLES with the class. Rows without one are left out."""
+    column: str | None = None
+    """Column of SAMPLES with the class. Rows without one are left out. Null for a GeoTIFF."""
     out: str = field(
         metadata={"help": f"Map to write: {named(Result.CLASSES)} (polygons); a picture NAME.png is written beside it."}
     )
@@ -116,7 +122,24 @@ class ClassifyConfig(StoreMapOptions):
             object.__setattr__(self, "store", self.store[:-1])
         if not self.store:
             raise RecordError("SAMPLES", None, f"a value, after one STORE or more, such as area{STORE} samples.gpkg")
+        check_column(self.samples, self.column)
         check_options(self.out, self.also, values=self.values, probabilities=self.probabilities)
+
+
+def check_column(samples: Any, column: str | None) -> None:
+    """Check that a column is given if the samples have columns.
+
+    Raises:
+        RecordError: It is missing, or given for a raster.
+    """
+    if is_raster(samples) != (column is None):
+        raise RecordError("--column", column, "null, because a raster has no columns" if column is not None else
+                          "the column of SAMPLES with the class")  # fmt: skip
+
+
+def is_raster(samples: Any) -> bool:
+    """Return whether samples are a raster of labels, by the suffix."""
+    return isinstance(samples, str | Path) and Path(samples).suffix.lower() in RASTERS
 
 
 def check_options(out: str, also: str | None, *, values: bool, probabilities: bool) -> None:

@@ -14,7 +14,7 @@ from anysat.geo.write.maps import class_layer
 from anysat.picture_samples import class_colours
 from anysat.tasks.shallow import NUM_FOLDS, Checked, check, fit, told
 from anysat.workflows.ground_blocks import unit_of
-from anysat.workflows.store_maps import check_options
+from anysat.workflows.store_maps import check_column, check_options
 from anysat.workflows.store_maps.labels import Labelled, read_labelled
 from anysat.workflows.store_maps.maps import Bar, Mapped, MapPlan, Stores, no_bar, write_maps
 from anysat.workflows.supervised.config import BLOCK_KM
@@ -28,9 +28,9 @@ _MISTAKES = 5
 
 
 def classify(
-    store: Path | str | Sequence[Path | str], samples: Any, column: str, out: Path | str, *, values: bool = False,
-    probabilities: bool = False, dates: str | None = None, block_km: float | None = None, group: str | None = None,
-    also: Sequence[str] = (), overwrite: bool = False, bar: Bar = no_bar,
+    store: Path | str | Sequence[Path | str], samples: Any, column: str | None, out: Path | str, *,
+    values: bool = False, probabilities: bool = False, dates: str | None = None, block_km: float | None = None,
+    group: str | None = None, also: Sequence[str] = (), overwrite: bool = False, bar: Bar = no_bar,
 ) -> Mapped:  # fmt: skip
     """Fit a simple model to labelled points or polygons on a store, score it over blocks of ground, and write a map.
 
@@ -42,8 +42,9 @@ def classify(
         store: NAME.zarr, written by `anysat embed`; the NAME given to an area in several UTM zones; or several stores
             of one kind. For several stores, there is a map for each, whose name ends in that of the zone or store.
         samples: A vector file or GeoDataFrame of points and polygons, in any reference system. A point takes the patch
-            in which it lies, a polygon the patches mostly inside it, weighted by their share in it.
-        column: Its column with the class, or the value.
+            in which it lies, a polygon the patches mostly inside it, weighted by their share in it. Or a GeoTIFF with
+            one band in any reference system: a patch has the label of the pixel in its middle.
+        column: Its column with the class, or the value; None for a GeoTIFF.
         out: NAME.tif, NAME.zarr, NAME.parquet or, for classes, NAME.gpkg.
         values: Map numbers by ridge regression instead of classes.
         probabilities: Also write the probability of every class.
@@ -63,12 +64,13 @@ def classify(
         MissingFileError, SourceError, UnknownNameError, InputError, RecordError: A store or the samples cannot be used.
         WriteError: An output exists or cannot be written. Nothing is left behind.
     """
+    check_column(samples, column)
     check_options(str(out), ",".join(also) or None, values=values, probabilities=probabilities)
     with alone_at(Path(out)):
         stores = Stores.open(store, group)
 
         def plan(classes: Sequence[str]) -> MapPlan:
-            layers = _layers(column, classes, values, probabilities)
+            layers = _layers(column or str(samples), classes, values, probabilities)
             beside = () if values else (class_table_of(Path(out)),)
             return MapPlan(stores=stores, out=Path(out), layers=layers, also=also, beside=beside)
 

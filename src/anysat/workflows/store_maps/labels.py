@@ -1,9 +1,10 @@
-"""Labels of points and polygons: their classes or values, the samples that they take of stores, and their blocks."""
+"""Labels of points, polygons or rasters: their classes or values, the samples they take of stores, and their blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,15 @@ from numpy.typing import NDArray
 
 from anysat.data.splits import METRES_PER_DEGREE
 from anysat.errors import InputError, RecordError, UnknownNameError
-from anysat.geo.degrees import WGS84
-from anysat.geo.grid import crs_of, mapped
 from anysat.geo.parcels import place_parcels
 from anysat.geo.periods import read_range
-from anysat.geo.samples import Patches, choose_patches, read_vectors
+from anysat.geo.samples import choose_patches, read_vectors
 from anysat.geo.zonal import read_shapes
 from anysat.tasks.shallow import NUM_FOLDS, Samples, num_groups
 from anysat.workflows.ground_blocks import blocks
+from anysat.workflows.store_maps import is_raster
 from anysat.workflows.store_maps.maps import Stores
+from anysat.workflows.store_maps.rasters import LABEL, read_points
 from anysat.workflows.supervised.config import BLOCK_KM
 
 MOST = 20_000
@@ -48,14 +49,14 @@ class Labelled:
 
 
 def read_labelled(
-    stores: Stores, given: Any, column: str, *, values: bool, dates: str | None, block_km: float | None
+    stores: Stores, given: Any, column: str | None, *, values: bool, dates: str | None, block_km: float | None
 ) -> Labelled:
     """Read labels, and the embeddings of the patches that they take.
 
     Args:
         stores: The stores.
-        given: A vector file or GeoDataFrame of points and polygons.
-        column: Its column with the class or value.
+        given: A vector file or GeoDataFrame of points and polygons; or a raster.
+        column: Its column with the class or value; None for a raster.
         values: Whether it holds values.
         dates: Days in which the labels hold, FIRST/LAST; None for all.
         block_km: Side of a block; None to choose it.
@@ -65,12 +66,22 @@ def read_labelled(
         InputError: There are fewer than two classes or values, or none on ground that was seen.
         RecordError: No period lies within the days, or the side is not above 0.
     """
-    name, table = read_shapes(given, "samples")
-    known = [one for one, kind in table.dtypes.items() if str(kind) != "geometry"]
-    if column not in known:
-        raise UnknownNameError("--column", column, [str(one) for one in known], f"It must be one of {name}")
-    where, periods = f"column {column!r} of {name}", _within(stores, dates)
-    labels, is_known, every = _labels(where, table[column], values)
+    periods, lines = _within(stores, dates), []
+    if is_raster(given):
+        name, where, at = str(given), str(given), "patches"
+        table, total = read_points(stores, Path(given), periods, MOST // len(periods), values=values)
+        found = table[LABEL]
+        if total > len(table):
+            lines.append(
+                f"{len(table)} of {total} labelled patches drawn" + ("" if values else ", evenly over classes")
+            )
+    else:
+        (name, table), at = read_shapes(given, "samples"), "points or polygons"
+        known = [one for one, kind in table.dtypes.items() if str(kind) != "geometry"]
+        if column not in known:
+            raise UnknownNameError("--column", column, [str(one) for one in known], f"It must be one of {name}")
+        where, found = f"column {column!r} of {name}", table[column]
+    labels, is_known, every = _labels(where, found, values)
     _need_two(where, labels[is_known])
     shapes = table.geometry[is_known].reset_index(drop=True).explode()  # parts may lie far apart
     labels, table = labels[is_known][shapes.index], shapes.to_frame("geometry")
@@ -82,7 +93,7 @@ def read_labelled(
         raise InputError(name, f"labels on ground that {stores.name} has seen", f"{len(table)} elsewhere, or "
                          "polygons without a patch mostly inside",
                          "check their reference system, or give points")  # fmt: skip
-    lines = list(placed[0].notes)
+    lines += placed[0].notes
     if unlabelled := int((~is_known).sum()):
         lines.append(f"rows of {name} without a label: {unlabelled}")
     if len(table) > len(kept):
@@ -106,12 +117,12 @@ def read_labelled(
                      "overlap")  # fmt: skip
     middle = np.searchsorted(patches.shape, kept) + np.bincount(patches.shape)[kept] // 2
     km, groups, is_joined = _blocks(
-        _places_deg(stores, patches.where(middle)), labels if classes else np.zeros(len(kept), int), owner, place,
+        stores.places_deg(patches.where(middle)), labels if classes else np.zeros(len(kept), int), owner, place,
         block_km, _side_m(stores),
     )  # fmt: skip
     samples = Samples(vectors=vectors[seen], truth=labels[owner], groups=groups[owner], num_classes=len(classes),
                       weights=np.broadcast_to(patches.share, seen.shape)[seen])  # fmt: skip
-    told = _told(samples, classes, labels, groups, km, column)
+    told = _told(samples, classes, labels, groups, km, repr(column or name), at)
     return Labelled(samples=samples, classes=classes, block_km=km, is_joined=is_joined, lines=[*told, *lines])
 
 
@@ -177,16 +188,6 @@ def _within(stores: Stores, dates: str | None) -> list[int]:
     return found
 
 
-def _places_deg(stores: Stores, patches: Patches) -> NDArray[np.float64]:
-    """Return longitude and latitude (patch 2) of the centres of patches."""
-    found = np.empty((len(patches.row), 2))
-    for number, group in enumerate(stores.groups):
-        mine, crs = patches.store == number, crs_of(group.geobox)
-        x, y = mapped(group.geobox.affine, patches.col[mine] + 0.5, patches.row[mine] + 0.5)
-        found[mine] = np.stack(crs.transformer_to_crs(WGS84)(x, y), axis=1)
-    return found
-
-
 def _side_m(stores: Stores) -> float:
     """Return about the side of a patch in metres."""
     geobox = stores.groups[0].geobox
@@ -240,16 +241,22 @@ def _joined(found: NDArray[np.int64], owner: NDArray[np.int64], place: NDArray[n
 
 
 def _told(
-    samples: Samples, names: tuple[str, ...], labels: NDArray[Any], groups: NDArray[np.int64], km: float, column: str
+    samples: Samples,
+    names: tuple[str, ...],
+    labels: NDArray[Any],
+    groups: NDArray[np.int64],
+    km: float,
+    of: str,
+    at: str,
 ) -> list[str]:
     """Return lines about the samples, and whether they are few."""
-    head = f"{len(samples.truth)} samples of {column!r} at {len(labels)} points or polygons"
+    head = f"{len(samples.truth)} samples of {of} at {len(labels)} {at}"
     if not names:
         return [f"{head}, {samples.truth.min():g} to {samples.truth.max():g}"]
     rows, patches = np.bincount(labels, minlength=len(names)), np.bincount(samples.truth, minlength=len(names))
     lines = [f"{head}: " + ", ".join(f"{name} {count}" for name, count in zip(names, patches, strict=True))]
     if few := [f"{name} {count}" for name, count in zip(names, rows, strict=True) if count < _FEW]:
-        lines.append(f"few labels ({', '.join(few)} points or polygons): treat scores and map as a first draft, and "
+        lines.append(f"few labels ({', '.join(few)} {at}): treat scores and map as a first draft, and "
                      "add labels where the map is wrong")  # fmt: skip
     single = [name for name, count in zip(names, num_groups(groups, labels), strict=True) if count < 2]
     if 0 < len(single) < len(names) - 1:  # else nothing is scored

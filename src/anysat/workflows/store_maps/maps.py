@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.errors import InputError, RecordError, UnfinishedError, WriteError
+from anysat.geo.degrees import WGS84
+from anysat.geo.grid import crs_of, mapped
 from anysat.geo.ground import file_and_layer
 from anysat.geo.periods import Period
-from anysat.geo.samples import read_window
+from anysat.geo.samples import Patches, read_window
 from anysat.geo.stores.layout import Layout
 from anysat.geo.stores.store import AreaStore, Unit
 from anysat.geo.stores.stored import StoredGroup, provenance_of
@@ -78,6 +80,15 @@ class Stores:
             raise InputError(f"group {first.name} of {name}", "embeddings", f"a map ({first.variable})",
                              "give a store written by `anysat embed`")  # fmt: skip
         return cls(paths=paths, groups=groups, periods=first.periods or (_days_of_tile(paths[0]),), name=name)
+
+    def places_deg(self, patches: Patches) -> NDArray[np.float64]:
+        """Return longitude and latitude (patch 2) of the centres of patches."""
+        found = np.empty((len(patches.row), 2))
+        for number, group in enumerate(self.groups):
+            mine, crs = patches.store == number, crs_of(group.geobox)
+            x, y = mapped(group.geobox.affine, patches.col[mine] + 0.5, patches.row[mine] + 0.5)
+            found[mine] = np.stack(crs.transformer_to_crs(WGS84)(x, y), axis=1)
+        return found
 
     @property
     def num_steps(self) -> int:
