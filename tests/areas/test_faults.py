@@ -26,6 +26,7 @@ from anysat.geo.stores.stored import provenance_of
 from anysat.modalities import MODALITIES as M
 from anysat.tasks.predictor import load_task
 from anysat.workflows.areas.inputs import AreaInputs
+from anysat.workflows.plan import area as plan_area
 from anysat.workflows.plan.held import look_around
 from area_builders import CROPS, HEIGHT, PERIOD, area, arrays_of, job, predictor, small_model, store_of, waves
 from area_builders import LEFT as WAVES_LEFT
@@ -314,6 +315,14 @@ def test_a_plan_tells_how_much_of_the_ground_holds_data(tmp_path):
     assert none.share == none.interval[1] < 0.03
     every = dataclasses.replace(held, num_read=2500, num_held=300)
     assert every.interval == pytest.approx((0.12, 0.12))
+
+
+def test_ground_that_only_context_has_seen_is_no_data_in_a_plan(tmp_path):
+    sources = waves("s2", only=(WAVES_LEFT + 40, WAVES_TOP - 40, 30)) | waves("modis")
+    work = job(small_model("s2", "modis"), sources, area(8, 8), tmp_path / "t")
+    assert [plan_area._read(work, 0, span).tile is not None for span in area(8, 8).span.cut(4)] == [True, *[False] * 3]
+    alone = dataclasses.replace(work, sources=waves("modis"))
+    assert all(plan_area._read(alone, 0, span).tile is not None for span in area(8, 8).span.cut(4))
 
 
 def test_few_windows_with_data_are_counted(tmp_path):

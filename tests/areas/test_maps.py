@@ -12,6 +12,7 @@ from anysat.areas.sizes import Load, choose_sizes
 from anysat.areas.units import UnitFiles
 from anysat.areas.windows import Windowing
 from anysat.batch import Batch, Tile
+from anysat.geo.area import Span
 from anysat.modalities import MODALITIES
 from anysat.model.config import ModelConfig
 from anysat.tasks.predictor import Predictor
@@ -146,6 +147,18 @@ def test_blocks_of_windows_change_nothing(tmp_path, target, keys, options):
         np.testing.assert_allclose(other[name][0], values, rtol=1e-6, atol=1e-5, equal_nan=True)
         np.testing.assert_array_equal(other[name][1], seen)
         assert 0 < seen.sum() < seen.size
+
+
+@pytest.mark.parametrize("target", [CROPS, KIND])
+def test_a_window_of_which_only_context_was_seen_has_no_answer(tmp_path, target):
+    """Patches of 20 m hold no pixel of 250 m, so that such a window has no patches. Embeddings are NaN there, too."""
+    s2 = waves("s2", hole=(LEFT + 40, TOP - 40, 70))
+    made, ground = predictor(target, keys=("s2", "modis")), area(8, 8)
+    work = map_job(made, s2 | waves("modis"), ground, tmp_path, side=4, overlap=0.0)
+    assert [read.tile is None for read in work.read(0, Span(0, 4, 0, 4))] == [True]
+    _, seen = mapped(work, tmp_path / "a.zarr")["class"]
+    assert not seen[: len(seen) // 2, : len(seen) // 2].any()
+    assert seen[len(seen) // 2 :].any()
 
 
 def test_a_block_is_read_once_and_its_windows_are_one_batch(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -93,7 +93,10 @@ class MapJob:
         return [window for window in self.windowing.cut(block) if inside[window.within(block)].any()]
 
     def read(self, period: int, block: Span) -> list[Read]:
-        """Read the pixels of a block once, and context modalities for each window: return what each window holds."""
+        """Read the pixels of a block once, and context modalities for each window: return what each window holds.
+
+        A window has no tile if nothing of it can be predicted.
+        """
         days, context = self.periods[period], {k: s for k, s in self.sources.items() if s.modality.covers_tile}
         tiling = {key: source for key, source in self.sources.items() if key not in context}
         whole = read_tile(tiling, self.area, days, block, None, None)
@@ -101,7 +104,7 @@ class MapJob:
         for window in self.windows(block):
             around = read_tile(context, self.area, days, window, None, None)
             seen = {**_cut(whole.tile, block, window), **(around.tile.observations if around.tile is not None else {})}
-            tile = Tile(observations=seen, id=f"{window.top},{window.left}") if seen else None
+            tile = Tile(observations=seen, id=f"{window.top},{window.left}") if self._looks_at(seen) else None
             if tile is not None and (normaliser := self.model.encoder.normaliser) is not None:
                 tile = normaliser.in_units(tile)[0]
             found.append(Read(tile, whole.unreadable + around.unreadable))
@@ -116,7 +119,7 @@ class MapJob:
         parts = [Part(window, None, None, read.unreadable) for window, read in zip(windows, reads, strict=True)]
         alike: dict[tuple[str, ...], dict[int, Tile]] = {}
         for place, (tile, _) in enumerate(reads):
-            if tile is not None and self._looks_at(tile):
+            if tile is not None:
                 alike.setdefault(tuple(tile.observations), {})[place] = tile
         for tiles in alike.values():
             shape, numbers = parts[0].window.shape, range(max(self.variants, 1))
@@ -127,10 +130,15 @@ class MapJob:
                 parts[place] = parts[place]._replace(values=mean, doubt=doubt)
         return parts
 
-    def _looks_at(self, tile: Tile) -> bool:
-        """Return whether a tile has a modality that the predictor uses, and the dense one if it needs one."""
-        view, seen = self.model.view, tile.observations
-        return any(key in seen for key in view.modalities) and (view.dense is None or view.dense in seen)
+    def _looks_at(self, seen: Collection[str]) -> bool:
+        """Return whether a window with these modalities has one that the predictor uses, and the dense one if needed.
+
+        If the predictor uses inputs whose pixels lie in patches, context modalities do not suffice.
+        """
+        view = self.model.view
+        used = [key for key in view.modalities if key in self.sources]
+        used = [key for key in used if not self.sources[key].modality.covers_tile] or used
+        return any(key in seen for key in used) and (view.dense is None or view.dense in seen)
 
     def _answered(self, tiles: Sequence[Tile], number: int, shape: tuple[int, int]) -> Floats:
         """Return probabilities or values (tile row col output) for a variant of tiles, flipped back; NaN if unseen."""

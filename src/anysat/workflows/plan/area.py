@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from anysat.areas.job import Job
+from anysat.areas.job import Job, Read
 from anysat.areas.windows import Windowing
-from anysat.geo.area import Area
+from anysat.geo.area import Area, Span
 from anysat.geo.write.outputs import STORE
 from anysat.workflows.answer import Answer
 from anysat.workflows.areas.disk import DiskSpace
@@ -79,7 +79,7 @@ def windows_line(area: Area, windowing: Windowing, periods: int) -> str:
 def _estimated(prepared: Prepared, job: Job) -> list[str]:
     """Return lines with estimates for the whole area, from windows all over it."""
     rows, cols = (min(job.block, side) for side in job.windowing.shape(job.area))
-    held = look_around(job, (rows, cols), lambda period, span: [job.read(period, span, list(job.sources))])
+    held = look_around(job, (rows, cols), lambda period, span: [_read(job, period, span)])
     one, again = _measure(job, held), _times_fused(job)
     patches = job.area.geobox.height * job.area.geobox.width * len(job.periods) * held.ground
     fuse_flops = patches * one.fuse_flops * again
@@ -92,6 +92,13 @@ def _estimated(prepared: Prepared, job: Job) -> list[str]:
             held, patches / (rows * cols), patches * (one.encode_s + one.fuse_s * again), prepared.config.readers
         ),
     ]
+
+
+def _read(job: Job, period: int, span: Span) -> Read:
+    """Read a block of all inputs. What only context modalities have seen is nothing, unless there are no others."""
+    found, context = job.read(period, span, list(job.sources)), job.context.keys()
+    is_patch = found.tile is not None and (context == job.sources.keys() or found.tile.observations.keys() - context)
+    return found if is_patch else found._replace(tile=None)
 
 
 def _times_fused(job: Job) -> float:
