@@ -120,6 +120,18 @@ def test_statistics_places_and_steps_are_those_of_the_first_time(inputs, tmp_pat
     np.testing.assert_array_equal(patches(out).scale.values, scale)
 
 
+def test_an_updated_store_tells_how_its_own_places_were_measured(inputs, tmp_path, monkeypatch):
+    out = tmp_path / "a.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr("anysat.workflows.embed.area.REMOVED", "removed, measured elsewhere")
+        assert main(["embed", *inputs, f"--out={out}", *(w for w in WAY if "places" not in w), "--keep=series"]) == 0
+    later(tmp_path)
+    assert main(["embed", "--update", str(out)]) == 0
+    told = json.loads((out / "zarr.json").read_text())["attributes"]["anysat"]["made_from"]
+    assert told["inputs"]["s1"]["dates"] == S1_DAYS
+    assert told["options"]["places"] == "removed, measured elsewhere"
+
+
 def test_an_update_that_is_killed_leaves_the_store_and_goes_on(inputs, tmp_path):
     out = tmp_path / "a.zarr"
     assert embed(inputs, out, "--keep=series", "--period=season") == 0

@@ -142,8 +142,9 @@ class Prepared:
         return layout_of(job.area, name, pixel_m, dim=dim, kind=kind, attributes=attributes, scale=scale)
 
     def _made_from(self, job: Job) -> dict[str, Any]:
-        inputs, is_levelled = self.inputs.facts(), _needs_levelling(job, self.config)
+        inputs, places = self.inputs.facts(), REMOVED if _needs_levelling(job, self.config) else "kept"
         if self.earlier is not None:
+            places = self.earlier.made_from["options"]["places"]  # they were measured then
             inputs = grown_inputs(self.earlier, inputs, self.new)
             if inputs == self.earlier.made_from["inputs"]:
                 return dict(self.earlier.made_from)
@@ -154,7 +155,7 @@ class Prepared:
             **({_TRAINED: dict(self.trained)} if self.trained else {}),
             "options": {
                 "patch_size_m": job.area.patch_size_m, "dense": job.dense, "window": job.windowing.side,
-                "overlap": job.windowing.overlap, "places": REMOVED if is_levelled else "kept", "block": job.block,
+                "overlap": job.windowing.overlap, "places": places, "block": job.block,
                 "dataset": job.dataset, "precision": job.precision, "area": self.config.area,
                 "ground": self.inputs.ground_digest,
             } | ({} if self.config.keep is None else {"keep": self.config.keep}),
