@@ -321,6 +321,19 @@ def test_maps_hold_the_numbers_by_which_the_label_rasters_store_classes(forest, 
     np.testing.assert_array_equal(stored[0], classes)
 
 
+@pytest.mark.parametrize(("names", "is_told"), [(("30", "10", "20"), False), (("70000", "10", "20"), True)])
+def test_a_table_says_which_numbers_of_classes_do_not_fit(forest, tmp_path, capsys, names, is_told):
+    (root := tmp_path / "data").mkdir()
+    (root / "s2").symlink_to(forest / "s2")
+    (root / "tiles.csv").write_text(table(species=names))
+    described(root, tiles="tiles.csv", targets={"species": TARGETS["species"]})
+    run = saved(tmp_path / "run", f"{root}/mine.yaml", root, "species", "both")
+    assert main(command(run, root, tmp_path / "a.parquet")) == 0
+    assert main(["datasets", "embed", f"{root}/mine.yaml", str(root), "--weights=nano",
+                 f"--out={tmp_path / 'b.parquet'}"]) == 0  # fmt: skip
+    assert capsys.readouterr().out.count("counted from 0, because") == 2 * is_told
+
+
 def test_classes_of_a_column_that_are_whole_numbers_are_predicted_as_these(forest, tmp_path):
     (root := tmp_path / "data").mkdir()
     (root / "s2").symlink_to(forest / "s2")

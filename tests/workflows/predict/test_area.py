@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import geopandas
 import numpy as np
@@ -40,6 +41,16 @@ def run(s2, tmp_path, capsys):
 
 
 AREA = "--dates=2020-01-01/2020-12-31"
+
+
+@pytest.mark.parametrize("words", [["--window=32", AREA], []])
+def test_a_report_says_which_numbers_of_classes_do_not_fit_a_map(run, tmp_path, words):
+    status, said, _ = run(replace(CROPS, codes=(1, -2, 3)), *words)
+    assert status == 0
+    assert said.count("numbers of classes: counted from 0, because those of maps are 0 to 65534, and -2 does not") == 1
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.tags()["CLASS_1"] == "wheat"
+    assert "numbers of classes" not in run(replace(CROPS, codes=(1, 2, 3)), *words, "--overwrite")[1]
 
 
 def test_classes_of_an_area_are_those_of_its_tile(run, tmp_path):

@@ -228,6 +228,13 @@ def test_classes_that_are_whole_numbers_are_mapped_as_these(store, tmp_path):
     assert (table["211_frac"] + table["311_frac"]).dropna().round(5).eq(1).all()
 
 
+def test_a_report_says_which_numbers_of_classes_do_not_fit_a_map(store, tmp_path):
+    given = points().assign(crop=[{"maize": -1, "wheat": 70000}[name] for name in points()["crop"]])
+    found = anysat.classify(store, given, "crop", tmp_path / "c.tif")
+    assert found.report.count("counted from 0, because those of maps are 0 to 65534, and -1, 70000 do not fit") == 1
+    assert set(np.unique(read(tmp_path / "c.tif"))) <= {0, 1, 255}
+
+
 def test_a_score_is_of_ground_that_the_model_was_not_fitted_to(tmp_path):
     """Embeddings that only tell fields apart: neighbours are alike, and nothing tells the classes."""
     layout = Layout(name="patch", geobox=geobox((SIDE, SIDE), 20.0), shard_px=8, chunk_px=4, dim=60,

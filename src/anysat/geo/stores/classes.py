@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from anysat.errors import some
+
 _LARGEST = {"uint8": 255, "uint16": 65_535}
 MOST_CLASSES = 65_535
 """Largest number of classes; the codes of 16 bits without the one for nothing seen."""
@@ -22,11 +24,26 @@ def class_codes(names: Sequence[str], given: Sequence[int] = ()) -> tuple[int, .
         names: Names of the classes.
         given: Codes by which the user's label rasters store them; empty if there are none.
     """
-    codes = tuple(given)
-    if not codes and all(re.fullmatch("0|[1-9][0-9]{0,4}", name) for name in names):
-        codes = tuple(map(int, names))
+    codes = _own_codes(names, given)
     is_fit = all(0 <= code < MOST_CLASSES for code in codes) and len(set(codes)) == len(names)
     return codes if is_fit else tuple(range(len(names)))
+
+
+def counted_lines(names: Sequence[str], given: Sequence[int] = ()) -> list[str]:
+    """Return a line if the user's own codes are not used, for reports; see `class_codes`."""
+    own = _own_codes(names, given)
+    if not own or class_codes(names, given) == own:
+        return []
+    wrong = [code for code in own if not 0 <= code < MOST_CLASSES]
+    why = f"{some(wrong)} {'does' if len(wrong) == 1 else 'do'} not fit" if wrong else "yours repeat"
+    return [f"numbers of classes: counted from 0, because those of maps are 0 to {MOST_CLASSES - 1}, and {why}"]
+
+
+def _own_codes(names: Sequence[str], given: Sequence[int]) -> tuple[int, ...]:
+    """Return the user's own codes, whether or not they fit; empty if there are none."""
+    if given or not all(re.fullmatch("0|-?[1-9][0-9]{0,17}", name) for name in names):
+        return tuple(given)
+    return tuple(map(int, names))
 
 
 def kind_of(codes: Sequence[int]) -> Literal["uint8", "uint16"]:

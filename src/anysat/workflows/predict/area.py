@@ -20,6 +20,7 @@ from anysat.errors import InputError, MisfitWarning, RecordError
 from anysat.geo.area import Area, plan_areas
 from anysat.geo.ground import area_files
 from anysat.geo.read.descriptions import describe_sources
+from anysat.geo.stores.classes import counted_lines
 from anysat.geo.stores.layout import Layout
 from anysat.geo.write.maps import class_layer
 from anysat.geo.write.outputs import STORE, Result, named, suffixes
@@ -71,10 +72,11 @@ class Prepared:
         return _layouts(self.config, self.predictor, area, max(_per_patch(self.predictor, area), 1))
 
     def told(self) -> list[str]:
-        """Return lines about inputs, windows and statistics; warn of windows unlike the training tiles."""
-        encoder, view = self.predictor.encoder, self.predictor.view
+        """Return lines about inputs, windows, classes and statistics; warn of windows unlike the training tiles."""
+        encoder, view, target = self.predictor.encoder, self.predictor.view, self.predictor.task.target
         said = [*self.inputs.told(), *told_not_given(view.modalities, self.inputs.sources)]
         said += told_windows(self.config, self.windowing, self.predictor, self.areas)
+        said += counted_lines(target.classes, target.codes) if target.is_multiclass else []
         return said + ([] if encoder.normaliser is None else [f"statistics: {encoder.normaliser.source}"])
 
 

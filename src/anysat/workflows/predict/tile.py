@@ -14,6 +14,7 @@ from anysat.data.work import to_json
 from anysat.errors import MisfitWarning, RecordError, UnknownNameError
 from anysat.geo.read.addresses import unsigned
 from anysat.geo.read.descriptions import describe_sources
+from anysat.geo.stores.classes import counted_lines
 from anysat.geo.write.maps import class_attributes, class_document, write_values
 from anysat.geo.write.outputs import Result, check_output, named
 from anysat.geo.write.writers import check_apart, staged
@@ -74,6 +75,7 @@ def predict_tile(config: PredictConfig, predictor: Predictor) -> Answer:
         else:
             _write_map(predictor, tile, found, folder / out.name, tags, with_probabilities=config.probabilities)
             save_picture(_figure(predictor, tile, found), folder / picture.name, out.name)
+    said += counted_lines(target.classes, target.codes) if target.level == "pixel" else []
     answered = f"{_told(predictor, found)}, computed in {precision}"
     return Answer("\n".join([*said, answered, *(f"wrote {path}" for path in finals)]))
 

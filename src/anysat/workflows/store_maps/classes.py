@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.geo.claims import alone_at
+from anysat.geo.stores.classes import counted_lines
 from anysat.geo.write.maps import class_layer
 from anysat.picture_samples import class_colours
 from anysat.tasks.shallow import NUM_FOLDS, Checked, check, fit, told
@@ -90,6 +91,7 @@ def classify(
                            texts={} if table is None else {class_table_of(Path(out)): table})  # fmt: skip
     lines = [
         f"{stores.groups[0].name} of {stores.name}: {labelled.lines[0]}", *labelled.lines[1:],
+        *counted_lines(labelled.classes),
         *_score_lines(checked, scores, labelled), *_map_lines(counts, labelled.classes),
         *(f"wrote {file}" for file in files),
     ]  # fmt: skip

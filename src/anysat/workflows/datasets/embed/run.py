@@ -19,6 +19,7 @@ from anysat.data.kept_statistics import of_file
 from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import InputError, UnknownNameError
 from anysat.geo.claims import LOCK
+from anysat.geo.stores.classes import counted_lines
 from anysat.geo.write.tables import Kind, TileTable
 from anysat.geo.write.writers import check_free, staged
 from anysat.model.digest import made_by
@@ -215,6 +216,8 @@ def _told(
     )
     labels = ", ".join(target.name for target in targets)
     yield f"labels: {labels or 'none, because the dataset has no target per tile'}"
+    for target in targets:
+        yield from counted_lines(target.classes) if target.is_multiclass else ()
     if not np.isfinite(known_places(tiles, found.places)).all(1).any():
         yield "places: not known, so there are no columns lon, lat and geometry"
     yield from unseen_lines(found.unseen, "null in the table")

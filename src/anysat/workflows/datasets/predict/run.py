@@ -15,6 +15,7 @@ from anysat.data.base import DatasetRecord, Target
 from anysat.data.mixture import OrderedPass, sides_m
 from anysat.data.open import find_dataset, open_dataset
 from anysat.errors import InputError, RecordError, SourceError, WriteError, some
+from anysat.geo.stores.classes import counted_lines
 from anysat.geo.write.outputs import OUTPUTS, Result, check_output
 from anysat.geo.write.writers import check_apart, check_free, staged
 from anysat.model.digest import made_by
@@ -72,6 +73,7 @@ def run_predict_dataset(config: TilesConfig) -> Answer:
         f"statistics: those of the run, {facts['statistics']}",
         *told_not_given(predictor.view.modalities, tiles.modalities),
         *_described_lines(record, predictor, tiles.modalities),
+        *(counted_lines(target.classes, target.codes) if target.is_multiclass else []),
         *_side_lines(predictor, sides_m(tiles)),
         f"{answers.told()}, computed in {precision}",
         _labels_line(config, own, target, answers),
