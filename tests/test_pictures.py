@@ -20,7 +20,7 @@ from anysat.observation import Observation
 from anysat.patches import PatchGrid
 from anysat.picture_areas import area_figure
 from anysat.picture_samples import sample_figure
-from anysat.pictures import fit_pca, pca_rgb, quicklook, shown_bands, tile_figure
+from anysat.pictures import fit_pca, pca_rgb, picture_of, quicklook, shown_bands, tile_figure
 from store_builders import class_layout, parts, patch_layout
 
 WHITE = [255, 255, 255]
@@ -269,3 +269,14 @@ def test_no_word_of_a_sample_s_picture_is_cut_or_covers_another() -> None:
     assert panel.y1 <= title.y0
     assert panel.y0 >= 0
     assert 0 <= panel.x0 < panel.x1 <= whole.x1
+
+
+@pytest.mark.parametrize("title", ["", "a/b", "Fields / 2020", "gone.tif", "a.zarr"])
+def test_a_picture_of_another_program_may_have_any_title(tmp_path, title):
+    from PIL import Image, PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", title)
+    Image.new("L", (2, 2)).save(tmp_path / "a.png", pnginfo=text)
+    (tmp_path / "a.zarr").mkdir()
+    assert picture_of(tmp_path / "a.tif").name == ("a.tif.png" if title == "a.zarr" else "a.png")

@@ -39,10 +39,11 @@ def picture_of(output: Path) -> Path:
     """
     from PIL import Image
 
-    path, shown = output.with_suffix(".png"), None
+    path, shown = output.with_suffix(".png"), ""
     with contextlib.suppress(OSError), Image.open(path) as picture:  # there is none, or it is no picture
-        shown = picture.info.get(_SHOWN)
-    is_other = shown not in (None, output.name) and output.with_name(shown).exists()
+        shown = picture.info.get(_SHOWN, "")
+    is_name = bool(shown) and Path(shown).name == shown  # other programs write any text
+    is_other = is_name and shown != output.name and output.with_name(shown).exists()
     return output.with_name(f"{output.name}.png") if is_other else path
 
 

@@ -21,6 +21,7 @@ from anysat.geo.validate import validate_models
 from anysat.modalities import MODALITIES as M
 from anysat.model.checkpoint import save
 from anysat.normalise import BandStatistics, Normaliser
+from anysat.pictures import picture_of
 from geo_builders import LEFT, TOP, cube, geobox, ramp, write_nc, write_tif
 
 DIM = 64
@@ -91,6 +92,7 @@ def test_two_sensors_become_embeddings_over_the_ground_they_share(run, tmp_path,
     status, report, errors = run(s2, aerial, out="out")
     assert (status, errors) == (0, "")
     assert left_behind(tmp_path) == ["out.png", "out.tif", "out.zarr", "out_dense.tif"]
+    assert [picture_of(tmp_path / name).name for name in ("out", "out.gpkg")] == ["out.png", "out.gpkg.png"]
     found = groups(tmp_path / "out.zarr")
     assert found["patch"]["embedding"].shape == (DIM, 3, 4)
     assert found["dense"]["embedding"].shape == (2 * DIM, 6, 8)

@@ -102,7 +102,7 @@ def embed_tile(config: EmbedConfig) -> Text:
             for path, writer in outputs.items():
                 writer.write(product, folder / path.name)
             title = f"{config.patch_size_m:g} m patches, weights {model.provenance.get('weights', config.weights)}"
-            save_picture(tile_figure(read.tile, embeddings, title), folder / picture.name, out.name)
+            save_picture(tile_figure(read.tile, embeddings, title), folder / picture.name, paths[0].name)
     written = [path for path in finals if path.exists()]
     return _report(read, embeddings, statistics, precision, written, time.perf_counter() - started)
 

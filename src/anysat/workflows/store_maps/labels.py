@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anysat.data.splits import METRES_PER_DEGREE
-from anysat.errors import InputError, RecordError, UnknownNameError
+from anysat.errors import InputError, RecordError, UnknownNameError, some
 from anysat.geo.parcels import place_parcels
 from anysat.geo.periods import read_range
 from anysat.geo.samples import choose_patches, read_vectors
@@ -142,8 +142,7 @@ def _clashing(
     places, owners = np.unique(np.stack([place, owner]), axis=1)
     counts = np.bincount(owners[np.isin(places, found)], minlength=len(labels))
     rows = list(dict.fromkeys(told_as[number] for number in np.argsort(-counts, kind="stable") if counts[number]))
-    shown = ", ".join(rows[:_NAMED]) + (" …" if len(rows) > _NAMED else "")
-    return f"patches with different labels ({len(found)}, most of them in {shown})" if rows else ""
+    return f"patches with different labels ({len(found)}, most of them in {some(rows, _NAMED)})" if rows else ""
 
 
 def _labels(where: str, given: Any, values: bool) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[str, ...]]:
