@@ -58,6 +58,9 @@ def told(data, **options):
 
 def test_the_first_modality_s_sub_patches_can_be_asked_for_without_its_name():
     xarray.testing.assert_identical(embed(imagery(), dense="first"), embed(imagery(), dense="s2"))
+    given = {"modis": imagery(M["modis"].band_names, box=geobox((4, 4), pixel_m=250.0)), "s2": imagery()}
+    options = {"statistics": "from-data", "dataset": None, "units": {"modis": "reflectance_1e4"}}
+    assert embed(given, dense="first", **options).sizes["x"] == BOX.width  # a pixel of MODIS is larger than a patch
 
 
 def test_what_may_be_a_mistake_is_told_once_per_input_and_the_notes_are_kept():

@@ -306,7 +306,10 @@ def test_labels_that_overlap_are_named_and_said_to_prevent_a_score(store, tmp_pa
     found = anysat.classify(store, given, "crop", tmp_path / "c.tif")
     last = len(given) - 1
     assert f"most of them in row {last} (maize), row " in found.report
-    assert " more), all of which count: correct the rows of samples (counted from 0) that should not overlap" in found.report
+    assert (
+        " more), all of which count: correct the rows of samples (counted from 0) that should not overlap"
+        in found.report
+    )
     assert found.facts["scores"] is None
     assert "km or more that share no patch: correct points and polygons that overlap, or add samples" in found.report
     clear = anysat.classify(store, fields(), "crop", tmp_path / "d.tif")

@@ -16,6 +16,7 @@ from anysat.geo.read.descriptions import DescribedCube, describe_sources
 from anysat.geo.read.source import Source
 from anysat.geo.stores.layout import Layout, coordinates_of
 from anysat.geo.stores.store import Unit
+from anysat.modalities import MODALITIES
 from anysat.model.digest import digest
 from anysat.model.encoder import AnySat
 from anysat.workflows.embed import FIRST, EmbedConfig
@@ -44,7 +45,7 @@ def embed(
         weights: A source of weights as for `anysat.load`, or a model.
         **options: Other options of `anysat embed`: `area` (also four numbers, a GeoDataFrame, or a shapely polygon in
             degrees), `dates` (also a list of two days), `period`, `dense` (returns the embeddings of that modality's
-            sub-patches instead; `first` is the first one), `units` (also a mapping), `statistics`, `dataset`,
+            sub-patches instead; `first` is the first that has any), `units` (also a mapping), `statistics`, `dataset`,
             `window`, `overlap`, `places`, `memory_gb`, `device`, `precision`.
 
     Returns:
@@ -74,7 +75,9 @@ def embed(
         given = _given(data)
         found, ground = read_options(options)
         if found.get("dense") == FIRST:
-            found["dense"] = next(iter(given), None)
+            found["dense"] = next(
+                (key for key in given if key not in MODALITIES or not MODALITIES[key].covers_tile), None
+            )
         name = f"hash://sha256/{digest(weights)}" if isinstance(weights, AnySat) else str(weights)
         side = of_type("patch_size_m", patch_size_m)
         config = EmbedConfig(inputs=list(given), out="lazy.zarr", patch_size_m=side, weights=name, **found)
