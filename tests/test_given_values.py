@@ -56,6 +56,15 @@ def test_a_fill_in_the_attributes_of_an_array_is_no_data_unless_another_is_given
     assert Observation.of(S2, array.assign_attrs({name: np.nan}), dates=DAY).valid.all()
 
 
+@pytest.mark.parametrize("said", ["unknown", "None", (0, 255), None, float("nan")])
+def test_attributes_that_are_no_number_are_no_fill(said):
+    xarray = pytest.importorskip("xarray")
+    array = xarray.DataArray(filled(201), dims=("time", "band", "y", "x"), attrs={"nodata": said})
+    assert Observation.of(S2, array, dates=DAY).valid.all()
+    told = Observation.of(S2, array.assign_attrs(_FillValue=201), dates=DAY)
+    assert (~told.valid).sum() == (~Observation.of(S2, filled(201), dates=DAY, nodata=201).valid).sum() > 0
+
+
 @pytest.mark.parametrize("nodata", ["255", [0, 255], True, None.__class__])
 def test_what_is_no_number_is_no_fill(nodata):
     with pytest.raises(InputError, match="s2 nodata: expected one number such as -9999, got"):

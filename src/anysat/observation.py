@@ -198,8 +198,11 @@ def _with_coordinates(modality: Modality, values: Any, bands: Any, dates: Any) -
 
 def nodata_in(said: Mapping[Any, Any]) -> float | None:
     """Return the number that means "no data" in attributes or an encoding; None if there is none, or if it is NaN."""
-    given = (float(said[name]) for name in ("nodata", "_FillValue", "missing_value") if said.get(name) is not None)
-    return next((number for number in given if not np.isnan(number)), None)
+    for name in ("nodata", "_FillValue", "missing_value"):
+        with contextlib.suppress(TypeError, ValueError):  # there is none, or it is no number
+            if not np.isnan(number := float(said.get(name, np.nan))):
+                return number
+    return None
 
 
 def _coordinate(values: Any, axis: str, kinds: str) -> NDArray[Any] | None:
