@@ -203,6 +203,15 @@ def test_what_a_killed_writer_left_is_swept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr.partial"]
 
 
+def test_what_a_killed_writer_left_is_swept_only_of_the_store_itself(tmp_path):
+    left, other = tmp_path / ".a[12].zarr.partial-x", tmp_path / ".a1.zarr.partial-x"
+    left.mkdir()
+    other.mkdir()
+    for _ in range(2):
+        begin(tmp_path / "a[12].zarr", [patch_layout()])
+    assert (left.exists(), other.exists()) == (False, True)
+
+
 def test_a_store_made_from_something_else_is_not_taken_up(tmp_path):
     begin(tmp_path / "a.zarr", [patch_layout()])
     other = MADE_FROM | {"weights": "xyz", "options": {"patch_size_m": 30.0}}

@@ -180,6 +180,7 @@ MISTAKES = [
     (["--update", "{tmp}/none.zarr"], "none.zarr"),
     (["--update", "{out}", "--out={tmp}/b.zarr"], "unknown option '--out'"),
     (["--update", "{tmp}/z.zarr"], "z.zarr: no such file, but one store per zone: z-utm31n.zarr, z-utm32n.zarr"),
+    (["--update", "{tmp}/y[1].zarr"], "one store per zone: y[1]-utm31n.zarr, y[1]-utm32n.zarr"),
     (["s2={tmp}/in/s2", "--update", "{plain}"], "--keep series"),
     (["l8={tmp}/in/s2", "--update", "{out}"], "l8"),
     (["--update", "{out}", "--period=month", "--dates=2020-02-01/2020-03-31"], "2020-01-03"),
@@ -198,6 +199,7 @@ def test_mistakes_have_one_clear_message_and_change_nothing(inputs, tmp_path, ca
     names, before = {"out": out, "tmp": tmp_path, "plain": plain}, patches(out).embedding.values
     for zone in (31, 32):
         (tmp_path / f"z-utm{zone}n.zarr").mkdir()
+        (tmp_path / f"y[1]-utm{zone}n.zarr").mkdir()
     there = sorted(path.name for path in tmp_path.iterdir())
     for words, told in MISTAKES:
         capsys.readouterr()

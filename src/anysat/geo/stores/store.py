@@ -7,6 +7,7 @@ whole, by one thread, in any order.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -322,7 +323,7 @@ class AreaStore:
 
     def _sweep(self) -> None:
         """Remove leftovers of killed writers, and markers of units whose files are missing or have another size."""
-        for path in self.partial.parent.glob(f".{self.partial.name}-*"):
+        for path in self.partial.parent.glob(f".{glob.escape(self.partial.name)}-*"):
             shutil.rmtree(path, ignore_errors=True)
         sweep(self.partial / _DONE)
         for path in self.partial.rglob("*.partial"):

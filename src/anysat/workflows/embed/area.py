@@ -73,8 +73,7 @@ class Prepared:
         Steps of quantisation are measured here, on windows of the area; what places add, when the work starts.
         """
         output, layouts = output_of(self.config.out, job.area, STORE), self.layouts(job, self._scales(job))
-        made_from, periods = self._made_from(job), self.inputs.periods
-        keep = self.config.keep
+        made_from, periods, keep = self._made_from(job), self.inputs.periods, self.config.keep
         fingerprint = AreaStore.fingerprint(layouts, periods, made_from)
         folder = series_of(output) / fingerprint
 

@@ -29,7 +29,7 @@ from anysat.geo.periods import Period
 from anysat.geo.read.descriptions import InputPath, describe_sources
 from anysat.geo.read.source import Source
 from anysat.geo.stores.store import AreaStore
-from anysat.geo.stores.stored import open_stored, provenance_of
+from anysat.geo.stores.stored import open_stored, provenance_of, zone_stores
 from anysat.normalise import Normaliser
 from anysat.whole_files import write_whole
 from anysat.workflows.areas.inputs import content_of
@@ -69,8 +69,7 @@ class Earlier:
                 damaged or of another version.
         """
         AreaStore.bring_back(store)
-        zones = [path.name for path in sorted(store.parent.glob(f"{store.stem}-utm*{store.suffix}"))]
-        if zones and not store.exists():
+        if zones := [path.name for path in zone_stores(store) if path != store]:
             raise SourceError(store, f"no such file, but one store per zone: {', '.join(zones)}", "update each of them")
         open_stored(store)
         told = provenance_of(store)
