@@ -10,6 +10,7 @@ from anysat.data.open import open_dataset
 from anysat.data.pack.write import pack_dataset
 from anysat.data.work import fingerprint
 from anysat.errors import RecordError, SourceError
+from anysat.modalities import MODALITIES
 from geo_builders import LEFT, SOUTH, TOP, geobox, write_tif
 from own_builders import COVER, described, image
 
@@ -115,3 +116,11 @@ def test_packed_parcels_are_refused_once_the_whole_tile_counts(tmp_path):
     content = yaml.safe_load((tmp_path / "mine.yaml").read_text()) | {"inside_only": False}
     with pytest.raises(SourceError, match="the record of mine has changed since it was packed: inside_only of"):
         open_dataset(described(tmp_path, **content), out, "all")
+
+
+def test_parcels_in_a_chip_without_georeference_are_refused(tmp_path):
+    """A polygon has no place in such a tile."""
+    dataset = parcels(tmp_path, SQUARE, tile_m=80, modalities={"s2": {"path": "s2/t.tif@2020-06-01"}})
+    write_tif(tmp_path / "s2" / "t.tif", np.ones((10, 8, 8), np.uint16), None, names=MODALITIES["s2"].band_names)
+    with pytest.raises(SourceError, match="no file of tile '1' has a georeference, .*or leave `inside_only` out"):
+        dataset[0]

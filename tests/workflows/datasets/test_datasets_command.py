@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from anysat.data.open import dataset_names, find_dataset, open_dataset
 from anysat.modalities import MODALITIES
 from anysat.observation import Observation
 from anysat.picture_samples import class_colours, sample_figure
+from anysat.workflows.datasets.facts import patch_sizes
 from miniatures import copied, miniature
 
 
@@ -256,3 +258,9 @@ def test_rows_of_documentation_tables_have_the_columns_of_their_head(hooks):
             assert cells == width, line
         else:
             width = 0
+
+
+def test_patch_sizes_are_listed_in_order_and_the_default_is_named_where_it_is_not_the_smallest():
+    record = find_dataset("treesatai_ts")
+    assert patch_sizes(replace(record, patch_sizes_m=(10.0, 30.0, 20.0))) == "10 20 30"
+    assert patch_sizes(replace(record, patch_sizes_m=(40.0, 10.0, 20.0))) == "10 20 40 (default 40)"

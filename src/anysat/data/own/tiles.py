@@ -240,7 +240,11 @@ def _plan(data: OwnData, folder: DatasetFolder, row: Row, sources: Mapping[str, 
         lon, lat = (_degrees(name, columns, data.table_path(folder.root) or data.file) for name in PLACE)
         place = float(lon[0]), float(lat[0])
     if sources:
-        return plan_tile([source.footprint for source in sources.values()], data.tile_m, place)
+        grid = plan_tile([source.footprint for source in sources.values()], data.tile_m, place)
+        if data.is_inside_only and grid.geobox.crs is None:
+            problem = f"no file of tile {row['id']!r} has a georeference, so its polygon has no place in the tile"
+            raise SourceError(folder.root, problem, "give files with one, or leave `inside_only` out")
+        return grid
     if any(own.columns is not None for own in data.modalities) and all(own.path is None for own in data.targets):
         return None
     expected = " or ".join(own.path.format(**row) for own in data.modalities if own.columns is None)

@@ -32,8 +32,10 @@ def facts(record: DatasetRecord) -> dict[str, Any]:
 
 
 def patch_sizes(record: DatasetRecord) -> str:
-    """Return the patch sizes in metres."""
-    return " ".join(f"{size:g}" for size in record.patch_sizes_m)
+    """Return the patch sizes in metres, and which is the default if it is not the smallest."""
+    sizes = sorted(record.patch_sizes_m)
+    told = " ".join(f"{size:g}" for size in sizes)
+    return told if sizes[:1] == list(record.patch_sizes_m[:1]) else f"{told} (default {record.patch_sizes_m[0]:g})"
 
 
 def description(record: DatasetRecord) -> list[RenderableType]:
