@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from anysat.choices import check_choices
 from anysat.errors import RecordError
 from anysat.geo.write.outputs import STORE, Result, named, suffixes
 from anysat.workflows.answer import Answer
@@ -35,6 +36,7 @@ class ExportConfig:
     """Replace existing outputs."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         path = Path(self.out)
         if path.suffix == STORE or path.suffix not in suffixes(Result.CLASSES):
             raise RecordError("--out", self.out, f"a name ending in {named(Result.CLASSES, besides=STORE, name='')}")
