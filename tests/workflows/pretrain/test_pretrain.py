@@ -148,16 +148,14 @@ def test_a_run_is_not_gone_on_with_otherwise(name, changes, run):
         pretrain(tiny(run, resume=True, **changes))
 
 
-def test_a_run_of_before_an_option_of_parts_goes_on_as_it_was(whole, tmp_path):
-    """Photos were not cut at random before there was `cut_at_random`."""
+def test_a_run_that_lacks_an_option_of_parts_is_refused(whole, tmp_path, capsys):
+    """What it was is not guessed."""
     shutil.copytree(whole["teacher"], tmp_path / "run")
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     del config["data"][0]["cut_at_random"]
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    watch = WatchConfig(validate_every=2, val_batches=1, health_every=2, health_tiles=4, target="land_cover")
-    with pytest.raises(RecordError, match=r"data\.0\.cut_at_random"):
-        pretrain(tiny(tmp_path / "run", watch=watch, resume=True))
-    assert main(["pretrain", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert main(["pretrain", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert "data.0.cut_at_random: expected absent" in capsys.readouterr().err
 
 
 # mistakes
