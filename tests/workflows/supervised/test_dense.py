@@ -98,7 +98,7 @@ def test_labels_only_where_nothing_was_seen_teach_nothing_and_are_refused(tmp_pa
 
 def test_pixels_without_an_answer_are_told_with_what_they_do_to_scores(tmp_path):
     figures = {"figures": {"accuracy": 0.6, "f1_micro": 0.7}, "intervals": {}, "num_tiles": 2,
-               "num_samples": 10, "num_unanswered": 3, "confusion": [[6, 0, 2], [0, 1, 1]]}  # fmt: skip
+               "num_samples": 10, "num_unanswered": 3, "per_class": {}, "confusion": [[6, 0, 2], [0, 1, 1]]}  # fmt: skip
     found = {"scores": {"test": figures}, "command": "probe", "config": {"preset": None}, "selected_on": "val",
              "primary": "miou", "head": "dense", "head_parameters": 1, "target": "cover", "dense": "spot"}  # fmt: skip
     told = summary(found, tmp_path, ProbeConfig)
