@@ -110,7 +110,7 @@ def find_stores(given: Path | str | Sequence[Path | str]) -> list[Path]:
     """
     every: list[Any] = [given] if isinstance(given, str | Path) or hasattr(given, "dims") else list(given or ())
     if not every:
-        raise InputError("store", "the path of a store, or several", repr(given))
+        raise InputError("store", "the path of a store, or several", repr(every))
     for one in every:
         if not isinstance(one, str | Path):
             raise InputError("store", "the path of a store, or several", f"a {type(one).__name__}",
